@@ -1,0 +1,105 @@
+"""Moves voxels between a volume and its blocks: gather (blocks to a window) and scatter (volume to blocks).
+
+Decides only how the bytes are copied. Which blocks there are, and what fills the gaps, is decided by who calls. All
+shapes and coordinates are (z, y, x) in voxels, volumes are C-contiguous with one item per voxel (a voxel of four channels
+is viewed as one item of four bytes). Invariant: nothing outside the window or the blocks is read or written.
+
+The compiled form copies all boxes of one call with the GIL released once. One numpy assignment per block releases it
+each time, and two threads then run slower than one: 512x512x32 of 8-bit voxels from 32³ blocks, in MB/s with one
+and two threads: numpy 2,450 and 1,740, compiled 3,200 and 4,900 (two cores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvidfs import kernels
+
+Shape = tuple[int, int, int]
+
+_PAYS_OFF = 4
+"""From so many blocks on the compiled form is faster; below it the call's own cost wins."""
+
+
+def gather(
+    out: NDArray, origin: Shape, starts: Sequence[Shape], blocks: Sequence[NDArray[np.uint8]], shape: Shape
+) -> None:
+    """Copies into ``out`` what it shares with each block; the rest of ``out`` stays as it is.
+
+    ``out`` is (z, y, x), its first voxel lies at ``origin``; block i, of ``shape``, starts at voxel ``starts[i]`` and its
+    voxels are the bytes ``blocks[i]``. Both ``origin`` and ``starts`` may be negative.
+    """
+    size = shape[0] * shape[1] * shape[2] * out.itemsize
+    if not out.flags.c_contiguous or any(b.nbytes != size for b in blocks):
+        raise ValueError(f"gather wants a C-contiguous window and blocks of {size} bytes")
+    if not blocks:
+        return
+    compiled = kernels.ready("blocks_numba") if len(blocks) >= _PAYS_OFF else None
+    if compiled is None:
+        gather_plain(out, origin, starts, blocks, shape)
+        return
+    lo, hi, at = _overlaps(out, origin, starts, shape)
+    addresses = np.fromiter((compiled.address(b) for b in blocks), np.int64, len(blocks))
+    _, by, bx = shape
+    _, ny, nx = out.shape
+    item = out.itemsize
+    source = ((lo - at) * (by * bx, bx, 1)).sum(1) * item + addresses
+    target = ((lo - origin) * (ny * nx, nx, 1)).sum(1) * item + out.ctypes.data
+    boxes = _table(target, source, (hi - lo) * (1, 1, item))
+    compiled.copy_boxes(boxes, ny * nx * item, nx * item, by * bx * item, bx * item)
+
+
+def gather_plain(
+    out: NDArray, origin: Shape, starts: Sequence[Shape], blocks: Sequence[NDArray[np.uint8]], shape: Shape
+) -> None:
+    """The numpy twin of :func:`gather`."""
+    lows, highs, at = _overlaps(out, origin, starts, shape)
+    for block, lo, hi, start in zip(blocks, lows, highs, at, strict=True):
+        voxels = block.view(out.dtype).reshape(shape)
+        out[_slices(lo - origin, hi - origin)] = voxels[_slices(lo - start, hi - start)]
+
+
+def scatter(volume: NDArray, shape: Shape) -> NDArray:
+    """The blocks of a volume made of whole blocks: an array (n, z, y, x), z slowest, x fastest."""
+    if not volume.flags.c_contiguous or any(n % b for n, b in zip(volume.shape, shape, strict=True)):
+        raise ValueError(f"scatter wants a C-contiguous volume of whole blocks of {shape}, not {volume.shape}")
+    compiled = kernels.ready("blocks_numba") if volume.size >= _PAYS_OFF * shape[0] * shape[1] * shape[2] else None
+    if compiled is None:
+        return scatter_plain(volume, shape)
+    (bz, by, bx), (nz, ny, nx), item = shape, volume.shape, volume.itemsize
+    grid = np.indices((nz // bz, ny // by, nx // bx)).reshape(3, -1).T * shape
+    out = np.empty((len(grid), bz, by, bx), volume.dtype)
+    source = (grid * (ny * nx, nx, 1)).sum(1) * item + volume.ctypes.data
+    target = np.arange(len(grid)) * (bz * by * bx * item) + out.ctypes.data
+    boxes = _table(target, source, (bz, by, bx * item))
+    compiled.copy_boxes(boxes, by * bx * item, bx * item, ny * nx * item, nx * item)
+    return out
+
+
+def scatter_plain(volume: NDArray, shape: Shape) -> NDArray:
+    """The numpy twin of :func:`scatter`."""
+    (bz, by, bx), (nz, ny, nx) = shape, volume.shape
+    tiles = volume.reshape(nz // bz, bz, ny // by, by, nx // bx, bx).transpose(0, 2, 4, 1, 3, 5)
+    return np.ascontiguousarray(tiles).reshape(-1, bz, by, bx)
+
+
+def _table(target: NDArray, source: NDArray, extent: NDArray | Shape) -> NDArray[np.int64]:
+    """Rows for ``copy_boxes``: target address, source address, planes, rows, bytes per row."""
+    table = np.empty((len(target), 5), np.int64)
+    table[:, 0], table[:, 1], table[:, 2:] = target, source, extent
+    return table
+
+
+def _overlaps(out: NDArray, origin: Shape, starts: Sequence[Shape], shape: Shape) -> tuple[NDArray, NDArray, NDArray]:
+    """For each block the first voxel and the one after the last that it shares with ``out``, and its start: (n, 3) each."""
+    at = np.array(starts, np.int64).reshape(-1, 3)
+    lo = np.maximum(at, origin)
+    hi = np.minimum(at + shape, np.add(origin, out.shape))
+    return lo, np.maximum(lo, hi), at
+
+
+def _slices(lo: NDArray, hi: NDArray) -> tuple[slice, ...]:
+    return tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))

@@ -1,0 +1,263 @@
+"""How a datatype is described: plain functions over a view, and tables of how the world reaches them.
+
+``Endpoint`` rows say which HTTP request runs an operation, tree entries which file shows it. An ordinary case is a row;
+a rare one is a function that returns a :class:`Content`. Whether an operation reads or writes is told by the type
+of its first parameter (``ReadView`` or ``WriteView``), so it cannot be declared wrongly. Adapters read these tables;
+nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from dvidfs.engine.graph import Instance
+from dvidfs.engine.store import Buffer
+from dvidfs.engine.versions import ReadView
+from dvidfs.errors import BadRequest
+
+OCTETS = "application/octet-stream"
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+TAR = "application/tar"
+
+
+# -- answers -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Content:
+    """An answer's body. ``body`` is whole, or pieces pulled one by one from the snapshot that made them.
+
+    ``size``: bytes of the body where known before it is made. ``window(start, stop)``: pieces of a part of it; with
+    it the answer serves byte ranges.
+    """
+
+    body: Buffer | Iterable[Buffer] = b""
+    type: str = OCTETS
+    size: int | None = None
+    window: Callable[[int, int], Iterator[Buffer]] | None = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Body(Enum):
+    """What an operation takes of a request's body, as its parameter ``body``."""
+
+    NONE = "none"
+    BYTES = "bytes"
+    """The whole body as one buffer; long ones lie in a temporary file, not in memory."""
+    JSON = "json"
+    """Parsed JSON; what is no JSON is refused before the operation runs. An empty body is ``None``."""
+    VALUE = "value"
+    """A value ready to be stored (``Prepared`` or ``Uploaded``): compressed, long ones in pieces already."""
+
+
+# -- requests ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Param:
+    """A query option: how it is read, what it means. ``default`` is passed when it is absent."""
+
+    name: str
+    parse: Callable[[str], Any] = str
+    default: Any = None
+    help: str = ""
+    alias: str = ""
+
+
+def flag(text: str) -> bool:
+    """A switch in a query: on, true or 1."""
+    return text.lower() in ("true", "on", "1")
+
+
+def whole(text: str) -> int:
+    """A whole number in a query."""
+    try:
+        return int(text)
+    except ValueError:
+        raise BadRequest(f'"{text[:40]}" is not a whole number') from None
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One HTTP request and the operation that it runs.
+
+    ``path``: the keyword, then positional parts in braces, which are passed by name as text; further parts of a URL
+    are ignored, missing ones are an error. ``run(view, **parts, **query, body=...)`` returns JSON-able data, a ``Content``, or None for an
+    empty answer. ``prepare(view, ...)`` takes the same and returns what ``run`` gets instead; it runs before the write
+    lane, for work that needs no transaction. ``inline``: so short that it runs on the event loop, and in the fast
+    lane. ``lockable`` False: allowed on committed versions though it is a POST. ``cached`` False: the answer
+    depends on more than this instance, so it gets no ETag. ``args``: parsers of path parts.
+    """
+
+    method: str
+    path: str
+    run: Callable[..., Any]
+    summary: str
+    body: Body = Body.NONE
+    query: tuple[Param, ...] = ()
+    args: Mapping[str, Callable[[str], Any]] = field(default_factory=dict)
+    type: str = JSON
+    prepare: Callable[..., Mapping[str, Any]] | None = None
+    inline: bool = False
+    lockable: bool = True
+    throttled: bool = False
+    cached: bool = True
+    example: str = ""
+    detail: str = ""
+
+    @cached_property
+    def keyword(self) -> str:
+        return self.path.split("/")[0]
+
+    @cached_property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the positional parts; a trailing ``?`` marks one that may be missing."""
+        return tuple(p[1:-1] for p in self.path.split("/")[1:] if p.startswith("{"))
+
+    @cached_property
+    def writes(self) -> bool:
+        """Whether the operation needs a write transaction."""
+        first = next(iter(inspect.signature(self.run).parameters.values()))
+        return str(first.annotation).startswith("Write")
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        return {p.name: p.default for p in self.query}
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    """A file made on request: its exact size, and any window of it. ``parts`` are those of the ``Each`` above it.
+
+    ``read(view, *parts, offset, length)`` gives exactly that window (short only at the end of the file).
+    ``write(view, *parts, offset, data)`` changes a window in place; absent where the file is read-only.
+    ``mtime(view, *parts)`` in ns; absent: the instance's last change.
+    """
+
+    size: Callable[..., int]
+    read: Callable[..., Buffer]
+    write: Callable[..., None] | None = None
+    mtime: Callable[..., int] | None = None
+    shown: Callable[[ReadView], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Keys:
+    """One file per text key, byte for byte its value; sizes and times come from the index.
+
+    ``put(view, key, value)``, ``delete(view, key)``, ``rename(view, old, new)`` over a ``WriteView`` with keys as bytes.
+    """
+
+    put: Callable[..., None]
+    delete: Callable[..., None]
+    rename: Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Each:
+    """Entries that share a pattern. ``parse(name)`` gives the part that a name stands for, or None if it is none.
+
+    ``names(view)`` lists them in order; ``has(view, *parts)`` tells without listing. ``listed`` False: can be named,
+    is not listed.
+    """
+
+    parse: Callable[[str], Any]
+    names: Callable[..., Iterable[str]]
+    has: Callable[..., bool]
+    entry: File | Directory
+    listed: bool = True
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Fixed entries by name, then patterns."""
+
+    entries: Mapping[str, File | Directory] = field(default_factory=dict)
+    each: tuple[Each, ...] = ()
+    shown: Callable[[ReadView], bool] | None = None
+
+
+# -- datatypes ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option at creation of an instance, a string on the wire whatever it means."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class DataType:
+    """A datatype: its name on the wire, what it can be told at creation, its operations and its files.
+
+    ``extended(instance, view)`` is the ``Extended`` part of ``info``, ``extents(view)`` the ``Extents`` part where the
+    type has one; ``view`` is at the version asked for, None where there is none. ``accepts_sync(typename)``: which instances it may follow.
+    """
+
+    name: str
+    url: str
+    version: str
+    summary: str
+    endpoints: tuple[Endpoint, ...]
+    tree: Keys | Directory
+    settings: tuple[Setting, ...] = ()
+    compression: str = "lz4"
+    extended: Callable[[Instance, ReadView | None], Mapping[str, Any]] = lambda instance, view: {}
+    extents: Callable[[ReadView], Mapping[str, Any]] | None = None
+    accepts_sync: Callable[[str], bool] | None = None
+    info_method: str = "*"
+    check: Callable[[Mapping[str, Any]], None] | None = None
+    verify: Callable[[ReadView], Iterator[str]] | None = None
+
+    @cached_property
+    def table(self) -> dict[tuple[str, str], Endpoint]:
+        """(method, keyword) -> row."""
+        return {(e.method, e.keyword): e for e in self.endpoints}
+
+    @cached_property
+    def keywords(self) -> frozenset[str]:
+        return frozenset(e.keyword for e in self.endpoints)
+
+    def configure(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """The type's settings from what a client gave (keys in lower case); unknown ones are left alone."""
+        out = {}
+        for setting in self.settings:
+            text = given.get(setting.name.lower())
+            out[setting.name] = setting.default if text is None else setting.parse(text)
+        if self.check is not None:
+            self.check(out)
+        return out
+
+
+class Registry:
+    """The datatypes that a server knows, by name."""
+
+    def __init__(self, types: Iterable[DataType]) -> None:
+        self._types = {t.name: t for t in types}
+
+    def __iter__(self) -> Iterator[DataType]:
+        return iter(self._types.values())
+
+    def get(self, name: str) -> DataType | None:
+        return self._types.get(name)
+
+    def __getitem__(self, name: str) -> DataType:
+        """Raises: BadRequest for a type that this server does not know."""
+        found = self._types.get(name)
+        if found is None:
+            raise BadRequest(f'unknown datatype "{name}": this server has {", ".join(sorted(self._types))}')
+        return found

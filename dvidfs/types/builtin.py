@@ -1,0 +1,20 @@
+"""The datatypes that dvidfs has, in one list."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dvidfs.types.base import DataType, Registry
+from dvidfs.types.common import common_endpoints
+from dvidfs.types.keyvalue import KEYVALUE
+
+BUILTIN_TYPES = (KEYVALUE,)
+
+
+def complete(kind: DataType) -> DataType:
+    """A datatype with the endpoints that all have."""
+    return replace(kind, endpoints=(*kind.endpoints, *common_endpoints(kind)))
+
+
+def registry() -> Registry:
+    return Registry(complete(kind) for kind in BUILTIN_TYPES)

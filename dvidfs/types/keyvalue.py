@@ -1,0 +1,418 @@
+"""``keyvalue``: opaque values under text keys, versioned key by key; in the mount one file per key.
+
+Behaviour and byte formats: reference DVID inventory 2.1. Keys are bytes (1 to 1,024 of them), ordered bytewise; what a
+URL or JSON cannot spell as UTF-8 is written with surrogate escapes inside Python. A batch is one transaction.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from dvidfs.engine import journal, keys
+from dvidfs.engine.keys import Kind
+from dvidfs.engine.store import Buffer
+from dvidfs.engine.values import Entry, Prepared, Uploaded, prepare
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.errors import BadRequest, Conflict, NotFound
+from dvidfs.types.base import JSON, OCTETS, TAR, TEXT, Body, Content, DataType, Endpoint, Keys, Param, flag
+from dvidfs.types.common import TAG_ENDPOINTS
+from dvidfs.types.formats import protobuf
+from dvidfs.types.formats.protobuf import KeyRange
+
+RANGES = {"Accept-Ranges": "bytes"}
+CHUNK = 1 << 20
+"""Answers are sent in pieces of about this size."""
+_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
+
+
+def key_bytes(text: str) -> bytes:
+    """A key from a URL; undecodable bytes are kept."""
+    return keys.check_key(text.encode(errors="surrogateescape"))
+
+
+def _name(key: bytes) -> str:
+    return key.decode(errors="replace")
+
+
+def json_string(key: bytes) -> bytes:
+    return b'"' + key + b'"' if not _PLAIN.search(key) else orjson.dumps(_name(key))
+
+
+def json_list(found: Sequence[bytes]) -> bytes:
+    """A JSON array of keys."""
+    joined = b'","'.join(found)
+    if found and not _PLAIN.search(joined.replace(b'","', b"")) and joined.count(b'","') == len(found) - 1:
+        return b'["' + joined + b'"]'
+    return b"[" + b",".join(map(json_string, found)) + b"]"
+
+
+# -- one key -----------------------------------------------------------------------------------------------------
+
+
+def _entry(view: ReadView, key: bytes) -> Entry:
+    entry = view.text_entry(key)
+    if entry is None:
+        raise NotFound(f'Key "{_name(key)}" not found')
+    return entry
+
+
+def get_key(view: ReadView, key: str, byte_start: str | None = None, byte_end: str | None = None) -> Content:
+    """The value of a key, or the bytes ``byte_start`` to ``byte_end`` (inclusive) of it."""
+    entry = _entry(view, key_bytes(key))
+    if byte_start is not None or byte_end is not None:
+        start, stop = byte_span(key, entry.size, byte_start, byte_end)
+        return Content(view.stream(entry, start, stop), OCTETS, stop - start, headers=RANGES)
+    if entry.kind != Kind.PIECES:
+        return Content(view.load(entry), OCTETS, entry.size, lambda a, b: view.stream(entry, a, b), headers=RANGES)
+    return Content(view.stream(entry), OCTETS, entry.size, lambda a, b: view.stream(entry, a, b), headers=RANGES)
+
+
+def byte_span(key: str, size: int, byte_start: str | None, byte_end: str | None) -> tuple[int, int]:
+    """Start and stop of a strict byte range.
+
+    Raises:
+        BadRequest: one end is missing, no number, or outside the value.
+    """
+    if byte_start is None or byte_end is None:
+        raise BadRequest(f'range read for key "{key}" requires both byte_start and byte_end')
+    ends = []
+    for name, text in (("byte_start", byte_start), ("byte_end", byte_end)):
+        if not re.fullmatch(r"[0-9]{1,20}", text) or int(text) >= 1 << 64:
+            raise BadRequest(f'{name} must be an unsigned integer, got "{text}"')
+        ends.append(int(text))
+    return check_span(key, size, *ends)
+
+
+def check_span(key: str, size: int, start: int, end: int) -> tuple[int, int]:
+    if start > end:
+        raise BadRequest(f'byte_start {start} must be <= byte_end {end} for key "{key}"')
+    for name, at in (("byte_start", start), ("byte_end", end)):
+        if at >= size:
+            raise BadRequest(f'{name} {at} is outside value for key "{key}" with {size} bytes')
+    return start, end + 1
+
+
+def head_key(view: ReadView, key: str) -> Content:
+    entry = _entry(view, key_bytes(key))
+    return Content(b"", "", entry.size, headers=RANGES)
+
+
+def post_key(view: WriteView, key: str, body: Prepared | Uploaded) -> None:
+    put_file(view, key_bytes(key), body)
+
+
+def put_file(view: WriteView, key: bytes, value: Prepared | Uploaded) -> None:
+    view.put_text(key, value)
+    journal.record(view, "postkv", Key=_name(key), Bytes=value.size)
+
+
+def delete_key(view: WriteView, key: str) -> None:
+    delete_file(view, key_bytes(key))
+
+
+def delete_file(view: WriteView, key: bytes) -> None:
+    view.delete_text(key)
+    journal.record(view, "delete", Key=_name(key))
+
+
+def rename_file(view: WriteView, old: bytes, new: bytes) -> None:
+    view.rename_text(old, new)
+    journal.record(view, "renamekv", Key=_name(old), NewKey=_name(new))
+
+
+# -- keys --------------------------------------------------------------------------------------------------------
+
+
+def get_keys(view: ReadView) -> Content:
+    return Content(json_list(view.text_keys()), JSON)
+
+
+def _ends(first: str, last: str) -> tuple[bytes, bytes]:
+    return first.encode(errors="surrogateescape"), last.encode(errors="surrogateescape")
+
+
+def get_keyrange(view: ReadView, first: str, last: str) -> Content:
+    low, high = _ends(first, last)
+    return Content(json_list(view.text_keys(low, high) if low <= high else []), JSON)
+
+
+# -- values of many keys -----------------------------------------------------------------------------------------
+
+
+def get_keyrangevalues(
+    view: ReadView, first: str, last: str, as_json: bool, tar: bool, jsontar: bool, check: bool
+) -> Content:
+    """Keys with their values, first <= key <= last; keys with an empty value are left out."""
+    low, high = _ends(first, last)
+    found = ((k, e) for k, e in view.text_entries(low, high) if e.size) if low <= high else iter(())
+    values = ((key, view.load(entry)) for key, entry in found)
+    return _answer(values, as_json, tar or jsontar, check)
+
+
+def _answer(values: Iterable[tuple[bytes, Buffer]], as_json: bool, tar: bool, check: bool) -> Content:
+    if as_json and tar:
+        raise BadRequest("can only specify tar or json output, not both")
+    if as_json:
+        return Content(_batched(_json_pieces(values, check)), JSON)
+    if tar:
+        return Content(_batched(_tar_pieces(values)), TAR)
+    return Content(_batched(_protobuf_pieces(values)), OCTETS)
+
+
+def _json_pieces(values: Iterable[tuple[bytes, Buffer]], check: bool) -> Iterator[Buffer]:
+    """A JSON object with the values as they are stored; with ``check`` only those that are JSON."""
+    opening = b"{"
+    for key, value in values:
+        value = value or b"{}"
+        if check and not is_json(value):
+            raise BadRequest(f'value of key "{_name(key)}" is not JSON: ask without json=true')
+        yield opening + json_string(key) + b":"
+        yield value
+        opening = b","
+    yield b"{}" if opening == b"{" else b"}"
+
+
+def is_json(value: Buffer) -> bool:
+    try:
+        orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _tar_pieces(values: Iterable[tuple[bytes, Buffer]]) -> Iterator[Buffer]:
+    for key, value in values:
+        info = tarfile.TarInfo(key.decode(errors="surrogateescape"))
+        info.size, info.mode = len(value), 0o755
+        yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+        yield value
+        yield bytes(-len(value) % 512)
+    yield bytes(1024)
+
+
+def _protobuf_pieces(values: Iterable[tuple[bytes, Buffer]]) -> Iterator[Buffer]:
+    for key, value in values:
+        yield protobuf.keyvalue_head(key, len(value))
+        yield value
+
+
+def _batched(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Small pieces joined into larger ones, so that each is worth a crossing of threads."""
+    held: list[Buffer] = []
+    size = 0
+    for piece in pieces:
+        held.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)
+
+
+def get_keyvalues(view: ReadView, body: Buffer, as_json: bool, tar: bool, jsontar: bool, check: bool) -> Content:
+    """The values of the keys that the body names, in its order; a missing key has an empty value."""
+    if as_json and (tar or jsontar):
+        raise BadRequest("can only specify tar or json output, not both")
+    wanted = _wanted_json(body) if as_json or tar or jsontar else protobuf.read_keys(body)
+    values = [_wanted_value(view, want) for want in wanted if not isinstance(want, KeyRange)]
+    values += [_wanted_range(view, want) for want in wanted if isinstance(want, KeyRange)]
+    return _answer(values, as_json, tar or jsontar, check)
+
+
+def _wanted_json(body: Buffer) -> list[bytes | KeyRange]:
+    try:
+        wanted = orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        raise BadRequest(f"the list of keys is not JSON: {e}") from None
+    if wanted is None:
+        return []
+    if not isinstance(wanted, list):
+        raise BadRequest('the body must be a JSON list of keys, such as ["a", "b"]')
+    return [_wanted_item(item) for item in wanted]
+
+
+def _wanted_item(item: Any) -> bytes | KeyRange:
+    if isinstance(item, str):
+        return item.encode()
+    if isinstance(item, Mapping):
+        key, start, end = item.get("key"), item.get("byte_start"), item.get("byte_end")
+        if isinstance(key, str) and isinstance(start, int) and isinstance(end, int) and start >= 0 and end >= 0:
+            return KeyRange(key.encode(), start, end)
+    raise BadRequest(f'{orjson.dumps(item).decode()[:80]} is neither a key nor {{"key", "byte_start", "byte_end"}}')
+
+
+def _wanted_value(view: ReadView, key: bytes) -> tuple[bytes, Buffer]:
+    entry = view.text_entry(key) if 0 < len(key) <= keys.MAX_KEY else None
+    return key, b"" if entry is None else view.load(entry)
+
+
+def _wanted_range(view: ReadView, want: KeyRange) -> tuple[bytes, Buffer]:
+    entry = view.text_entry(keys.check_key(want.key))
+    if entry is None:
+        return want.key, b""
+    start, stop = check_span(_name(want.key), entry.size, want.start, want.end)
+    return want.key, b"".join(view.stream(entry, start, stop))
+
+
+def prepare_keyvalues(view: ReadView, body: Buffer) -> dict[str, Any]:
+    """Parse and compress a batch before it enters the write lane."""
+    pairs = protobuf.read_keyvalues(body)
+    shrinks = _worth_compressing(pairs)
+    return {"pairs": [(keys.check_key(key), prepare(value, compress=shrinks)) for key, value in pairs]}
+
+
+def _worth_compressing(pairs: Sequence[tuple[bytes, Buffer]]) -> bool:
+    """Whether a few of the values get smaller: values of a batch are mostly alike."""
+    sample = pairs[:: max(1, len(pairs) // 4)][:4]
+    return len(pairs) < 8 or any(prepare(value).codec for _, value in sample)
+
+
+def post_keyvalues(view: WriteView, pairs: Sequence[tuple[bytes, Prepared]]) -> None:
+    """Store all pairs, or none; of equal keys the last one counts."""
+    last = dict(pairs)
+    for key in sorted(last):
+        view.put_text(key, last[key])
+    journal.record(view, "postkv", Pairs=[(_name(key), value.size) for key, value in last.items()])
+
+
+# -- the log -----------------------------------------------------------------------------------------------------
+
+
+def _mutations(view: ReadView) -> Iterator[dict[str, Any]]:
+    for record in journal.records(view):
+        pairs = record.pop("Pairs", None)
+        if pairs is None:
+            yield record
+        for key, size in pairs or ():
+            yield {"Action": record["Action"], "Key": key, "Bytes": size, **record}
+
+
+def get_mutations(view: ReadView) -> Content:
+    return Content(orjson.dumps(list(_mutations(view))), TEXT)
+
+
+def get_mutations_range(view: ReadView, begin: str, end: str) -> Content:
+    """Mutations of the versions from ``end`` up to ``begin``, the newest version first."""
+    first, last = view.graph.version(begin), view.graph.version(end)
+    out: list[dict[str, Any]] = []
+    for node in journal.line(view.txn, first, last):
+        out.extend(_mutations(ReadView(view.txn, node, view.instance)))
+    return Content(orjson.dumps(out), TEXT)
+
+
+# -- the description ---------------------------------------------------------------------------------------------
+
+FORMATS = (
+    Param("as_json", lambda t: t == "true", False, "true: a JSON object", alias="json"),
+    Param("tar", lambda t: t == "true", False, "true: a tar archive"),
+    Param("jsontar", lambda t: t == "true", False, "the same as tar"),
+    Param("check", lambda t: t == "true", False, "true: refuse values that are no JSON"),
+)
+THROTTLE = Param("throttle", flag, False, "true: refuse (503) if too many such calls run")
+
+
+def check_values(view: ReadView) -> Iterator[str]:
+    """Values of this version that cannot be read, for ``dvidfs check``."""
+
+    def told(conflict: Conflict) -> None:
+        return None
+
+    for found in view.scan(keys.Family.TEXT, on_conflict=told):
+        try:
+            size = sum(len(piece) for piece in view.stream(found.entry))
+        except Exception as e:  # noqa: BLE001 - any failure to read is what is looked for
+            yield f'key "{_name(found.key)}": {e}'
+            continue
+        if size != found.entry.size:
+            yield f'key "{_name(found.key)}" has {size} bytes, its entry says {found.entry.size}'
+
+
+KEYVALUE = DataType(
+    name="keyvalue",
+    url="github.com/janelia-flyem/dvid/datatype/keyvalue",
+    version="0.2",
+    summary="Opaque values under text keys, versioned key by key.",
+    endpoints=(
+        Endpoint("HEAD", "key/{key}", head_key, "Whether a key has a value.", type="", inline=True, example="key/a"),
+        Endpoint(
+            "GET",
+            "key/{key}",
+            get_key,
+            "The value of a key, or a range of its bytes.",
+            type=OCTETS,
+            query=(
+                Param("byte_start", help="first byte wanted; needs byte_end"),
+                Param("byte_end", help="last byte wanted, inclusive"),
+            ),
+            inline=True,
+            detail="Also answers a Range header with one range: bytes=a-b, a-, -n.",
+            example="key/a",
+        ),
+        Endpoint("POST", "key/{key}", post_key, "Store a value.", body=Body.VALUE, inline=True, example="key/a"),
+        Endpoint("DELETE", "key/{key}", delete_key, "Delete a key from this version on.", inline=True, example="key/a"),
+        Endpoint("*", "keys", get_keys, "All keys of this version, in byte order.", example="keys"),
+        Endpoint(
+            "*", "keyrange/{first}/{last}", get_keyrange, "Keys between two, both included.", example="keyrange/a/b"
+        ),
+        Endpoint(
+            "*",
+            "keyrangevalues/{first}/{last}",
+            get_keyrangevalues,
+            "Keys between two (both included) with their values, as protobuf, JSON or tar.",
+            query=FORMATS,
+            type=OCTETS,
+            example="keyrangevalues/a/b?json=true",
+        ),
+        Endpoint(
+            "GET",
+            "keyvalues",
+            get_keyvalues,
+            "The values of the keys in the body, as protobuf, JSON or tar.",
+            body=Body.BYTES,
+            query=FORMATS,
+            type=OCTETS,
+            detail="The body is a protobuf Keys message, or for json and tar a JSON list of keys or of "
+            '{"key", "byte_start", "byte_end"}.',
+            example="keyvalues?json=true",
+        ),
+        Endpoint(
+            "POST",
+            "keyvalues",
+            post_keyvalues,
+            "Store many values in one transaction.",
+            body=Body.BYTES,
+            prepare=prepare_keyvalues,
+            detail="The body is a protobuf KeyValues message.",
+            example="keyvalues",
+        ),
+        Endpoint(
+            "GET",
+            "mutations",
+            get_mutations,
+            "The log of changes at this version.",
+            query=(THROTTLE,),
+            type=TEXT,
+            throttled=True,
+            example="mutations",
+        ),
+        Endpoint(
+            "GET",
+            "mutations-range/{begin}/{end}",
+            get_mutations_range,
+            "The logs of the versions from end up to begin, the newest version first.",
+            query=(THROTTLE, Param("rangefmt", help="only uuid is understood")),
+            type=TEXT,
+            throttled=True,
+            example="mutations-range/abc/def",
+        ),
+        *TAG_ENDPOINTS,
+    ),
+    tree=Keys(put_file, delete_file, rename_file),
+    verify=check_values,
+)
