@@ -22,7 +22,7 @@ from dvidfs.engine.values import Entry
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, Conflict, Exists, Forbidden, Locked, NotEmpty, UnknownInstance, UnknownVersion
 
-RESERVED = frozenset({"log", "branch", "note", "commit", "newversion", "tag", "status"})
+RESERVED = frozenset({"log", "branch", "note", "commit", "newversion"})
 """Words that stand in the place of an instance's name in URLs."""
 LISTED_CONFLICTS = 1000
 NAME_BYTES = 255

@@ -276,7 +276,7 @@ class ReadView:
         with self.txn.new_cursor(Table.INDEX) as cursor:
             for start, stop in spans:
                 if not cursor.set_range(head + start):
-                    break
+                    continue
                 end = head + stop
                 steps: Any = cursor.iternext(keys=True, values=True)
                 for key, raw in steps:

@@ -46,12 +46,17 @@ def split_target(raw: str) -> tuple[str, list[str], dict[str, str]]:
     path, _, query = raw.partition("?")
     path = unquote(path, errors="surrogateescape")
     parts = path.split("/")[1:]
-    if parts and not parts[-1] and len(parts) > 5:
-        parts.pop()
+    trim(parts)
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True, errors="surrogateescape"):
         options.setdefault(name, value)
     return path, parts, options
+
+
+def trim(parts: list[str]) -> None:
+    """Drop the empty segment behind a trailing slash, for calls of a datatype only."""
+    if len(parts) > 5 and not parts[-1] and parts[1] == "node":
+        parts.pop()
 
 
 def clean_path(raw: str) -> str | None:

@@ -17,9 +17,9 @@ from isal import igzip
 from dvidfs.engine.graph import Instance, Node
 from dvidfs.engine.store import ReadTxn, WriteTxn
 from dvidfs.engine.versions import ReadView, WriteView
-from dvidfs.errors import Corrupt, DvidfsError, Unsupported
+from dvidfs.errors import BadRequest, Corrupt, DvidfsError, Locked, Unsupported
 from dvidfs.http import errors, replies
-from dvidfs.http.calls import READING, Call, Routes, UnknownKeyword, arguments, instance_row
+from dvidfs.http.calls import MUTATING, READING, Call, Routes, UnknownKeyword, arguments, instance_row
 from dvidfs.http.replies import Reply
 from dvidfs.http.repo_api import NODE_ROWS, REPO_ROWS, RepoApi
 from dvidfs.http.server_api import ServerApi
@@ -76,10 +76,23 @@ class Handlers:
             if kind is None:
                 raise Unsupported(f'data "{instance.name}" is of type {instance.type}, which this server does not have')
             return Found(instance_row(kind, call, node, instance, self.host), {}, node, instance, kind)
-        row, found = self.routes.find(call.method, parts)
-        if len(parts) > 2 and parts[1] in ("repo", "node"):
+        if len(parts) > 2 and parts[1] in ("repo", "node") and self.routes.candidates(parts):
             self._check_mode(call)
+            self._check_lock(txn, call)
+        row, found = self.routes.find(call.method, parts)
         return Found(row, found)
+
+    def _check_lock(self, txn: ReadTxn, call: Call) -> None:
+        """What is done to a committed version itself; children may be made of it."""
+        node = txn.graph.version(call.parts[2])
+        if (
+            node.locked
+            and call.method in MUTATING
+            and call.parts[1] == "node"
+            and call.parts[3] not in ("branch", "newversion", "tag")
+            and not call.caller.privileged
+        ):
+            raise Locked(f"Cannot do {call.method.lower()} on locked node {node.uuid}")
 
     def _check_mode(self, call: Call) -> None:
         if self.options.read_only and call.method not in READING and not call.admin:
@@ -106,10 +119,11 @@ class Handlers:
             extra = [("ETag", tag), ("Cache-Control", replies.caching(view, call.parts[2]))]
         else:
             extra = [("Cache-Control", replies.NO_CACHE)]
+        asked = headers("Range")
+        if asked is not None and ("byte_start" in call.query or "byte_end" in call.query):
+            raise BadRequest("cannot combine Range header with byte_start/byte_end query parameters")
         content = replies.to_content(row, row.run(view, **arguments(row, call, 5), **given))
-        span = replies.byte_range(content, headers("Range")) if content.window is not None else None
-        if span is not None and call.query.keys() & {p.alias or p.name for p in row.query}:
-            raise Unsupported("a Range header and byte_start/byte_end cannot be used together")
+        span = replies.byte_range(content, asked)
         return replies.success(content, extra, span)
 
     # -- writing ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dvidfs.engine.store import ReadTxn
 from dvidfs.errors import DvidfsError
 from dvidfs.http import replies
 from dvidfs.http.app import App
-from dvidfs.http.calls import READING, Call
+from dvidfs.http.calls import Call, trim
 from dvidfs.http.fastlane import HotReply, HotRequest
 from dvidfs.http.handlers import Handlers, NotModified, pack
 from dvidfs.http.options import is_loopback
@@ -48,9 +48,9 @@ class Hot:
         call = self._call(request)
         if call is None:
             return None
-        if call.method in READING:
+        if call.method in ("GET", "HEAD"):
             return self._read(request, call)
-        return self._write(request, call)
+        return self._write(request, call) if call.method in ("POST", "DELETE") else None
 
     # -- which requests --------------------------------------------------------------------------------------
 
@@ -77,8 +77,7 @@ class Hot:
             return None
         text = path.decode()
         parts = text.split("/")[1:]
-        if not parts[-1] and len(parts) > 5:
-            parts.pop()
+        trim(parts)
         options: dict[str, str] = {}
         if mark:
             for pair in query.decode().split("&"):

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from dvidfs.engine import repos
-from dvidfs.engine.graph import MASTER, Node
+from dvidfs.engine.graph import MASTER
 from dvidfs.engine.store import ReadTxn, WriteTxn
 from dvidfs.errors import BadRequest, Exists, Locked, Unsupported
 from dvidfs.http.calls import Call, need_admin
@@ -49,18 +49,6 @@ def _text(data: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise BadRequest(f"Malformed JSON request in body: '{name}' must be a string")
     return value
-
-
-def _open(txn: ReadTxn, call: Call, uuid: str) -> Node:
-    """A version that the caller may change.
-
-    Raises:
-        Locked: it is committed.
-    """
-    node = txn.graph.version(uuid)
-    if node.locked and not call.caller.privileged:
-        raise Locked(f"Cannot do {call.method.lower()} on locked node {node.uuid}")
-    return node
 
 
 # -- repos -------------------------------------------------------------------------------------------------------
@@ -170,7 +158,7 @@ class RepoApi:
 
 def post_repo_info(txn: WriteTxn, call: Call, uuid: str, body: Any) -> None:
     repo = txn.graph.repo_of(txn.graph.version(uuid))
-    given = string_settings(_object(body))
+    given = string_settings({} if body is None else body)
     repos.set_repo_info(txn, repo, alias=string(given, "alias"), description=string(given, "description"))
 
 
@@ -236,7 +224,7 @@ def get_note(txn: ReadTxn, call: Call, uuid: str) -> dict[str, str]:
 
 
 def post_note(txn: WriteTxn, call: Call, uuid: str, body: Any) -> None:
-    node = _open(txn, call, uuid)
+    node = txn.graph.version(uuid)
     note = _object(body).get("note")
     if not isinstance(note, str):
         raise BadRequest("Could not find 'note' value in POSTed JSON.")
@@ -248,7 +236,7 @@ def get_log(txn: ReadTxn, call: Call, uuid: str) -> dict[str, Any]:
 
 
 def post_log(txn: WriteTxn, call: Call, uuid: str, body: Any) -> None:
-    repos.add_log(txn, _open(txn, call, uuid), _log(body))
+    repos.add_log(txn, txn.graph.version(uuid), _log(body))
 
 
 def get_status(txn: ReadTxn, call: Call, uuid: str) -> Content:

@@ -85,7 +85,7 @@ class _Thread(threading.Thread):
         self.ready = threading.Event()
         self.error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._halt: asyncio.Event | None = None
 
     def run(self) -> None:
         try:
@@ -97,12 +97,12 @@ class _Thread(threading.Thread):
             self.ready.set()
 
     def stop(self) -> None:
-        loop, stop = self._loop, self._stop
-        if loop is not None and stop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(stop.set)
+        loop, halt = self._loop, self._halt
+        if loop is not None and halt is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(halt.set)
 
     async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._halt = asyncio.get_running_loop(), asyncio.Event()
         requests = RequestLog(self.options.request_log)
         service = Service(self.engine, self.registry, self.options)
         handlers = Handlers(service)
@@ -120,7 +120,7 @@ class _Thread(threading.Thread):
         listening = await self._loop.create_server(server, sock=self.listener)
         self.ready.set()
         try:
-            await self._stop.wait()
+            await self._halt.wait()
         finally:
             service.stopping = True
             listening.close()

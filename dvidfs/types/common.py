@@ -31,7 +31,8 @@ COMPRESSIONS = {
     "jpeg": "jpeg compression, level 80",
 }
 CHECKSUMS = {"none": "No checksum", "crc32": "CRC32 checksum"}
-MAX_JSON_DEPTH = 64
+STRIDE = 100
+"""The original saves its counter of mutation ids every so often; the number is shown in repo JSON."""
 
 
 def rfc3339(ns: int) -> str:
@@ -76,9 +77,8 @@ def parse_tags(text: str) -> dict[str, str]:
     tags = {}
     for pair in filter(None, text.split(",")):
         name, equals, value = pair.partition("=")
-        if not equals:
-            raise BadRequest(f'tag "{pair}" is not of the form key=value')
-        tags[name.strip()] = value.strip()
+        if equals:  # as the original, which passes over the rest
+            tags[name.strip()] = value.strip()
     return tags
 
 
@@ -161,7 +161,7 @@ def repo_json(txn: ReadTxn, registry: Registry, repo: Repo) -> dict[str, Any]:
         },
         "DAG": {"Root": repo.uuid, "Nodes": _nodes_json(txn, repo)},
         "MutationID": next_id,
-        "SavedMutationID": next_id,
+        "SavedMutationID": next_id - (next_id - txn.store.first_mutation_id) % STRIDE + STRIDE,
         "Created": rfc3339(repo.created),
         "Updated": rfc3339(repo.updated),
     }
@@ -207,17 +207,15 @@ def sync_ids(txn: ReadTxn, node: Node, kind: DataType, names: list[str]) -> list
     """Ids of instances that one of this type may follow.
 
     Raises:
-        Unsupported: the type follows none, or not that one.
+        Unsupported: the type does not follow that one. One that follows none passes over the names.
     """
     ids = []
-    for name in names:
-        if kind.accepts_sync is None:
-            raise Unsupported(f'data of type "{kind.name}" is not syncable')
+    for name in names if kind.accepts_sync is not None else ():
         try:
             source = txn.graph.instance(node, name)
         except UnknownInstance as e:
             raise UnknownInstance(f'issue with requested sync name "{name}": {e}') from None
-        if not kind.accepts_sync(source.type):
+        if kind.accepts_sync is None or not kind.accepts_sync(source.type):
             raise Unsupported(f'"{name}" [{source.type}] cannot be followed by data of type "{kind.name}"')
         ids.append(source.id)
     return ids
@@ -254,10 +252,12 @@ def common_endpoints(kind: DataType) -> tuple[Endpoint, ...]:
 
     rows = (
         Endpoint("*", "help", get_help, "This text.", type=TEXT, example="help"),
-        Endpoint(kind.info_method, "info", get_info, "The instance's properties as JSON.", example="info", cached=False),
+        Endpoint(
+            kind.info_method, "info", get_info, "The instance's properties as JSON.", example="info", cached=False
+        ),
         Endpoint(
             "GET",
-            "blobstore/{ref}",
+            "blobstore/{ref}/{more?}",
             get_blob,
             "A blob by its reference.",
             type=OCTETS,
@@ -294,22 +294,22 @@ def common_endpoints(kind: DataType) -> tuple[Endpoint, ...]:
 
 
 def blob_ref(text: str) -> bytes:
-    """The 16 bytes behind a blob's reference: URL-safe base64 with padding.
+    """The bytes behind a blob's reference: URL-safe base64 with padding.
 
     Raises:
         BadRequest: no such text.
     """
     try:
-        raw = base64.b64decode(text, altchars=b"-_", validate=True)
+        return base64.b64decode(text, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
-        raw = b""
-    if len(raw) != 16:
-        raise BadRequest(f'bad blob reference "{text[:60]}": 24 characters of URL-safe base64 are needed')
-    return raw
+        raise BadRequest(f'bad blob reference "{text[:60]}": 24 characters of URL-safe base64 are needed') from None
 
 
-def get_blob(view: ReadView, ref: str) -> Content:
-    entry = blobs.get(view.txn, blob_ref(ref))
+def get_blob(view: ReadView, ref: str, more: str | None) -> Content:
+    if more is not None:
+        raise BadRequest("GET /blobstore requires reference, and nothing behind it")
+    name = blob_ref(ref)
+    entry = blobs.get(view.txn, name) if name else None
     if entry is None:
         raise NotFound(f'Reference "{ref}" not found')
     return Content(blobs.stream(view.txn, entry), OCTETS, entry.size)

@@ -167,23 +167,22 @@ def join(numbers: tuple[int, ...]) -> str:
 
 
 def parse_int(text: str, what: str, low: int = COORD_MIN, high: int = COORD_MAX) -> int:
-    """One decimal number within [low, high]; blanks around it are allowed, underscores and other digits are not."""
-    word = text.strip(" ")
-    if not _INT.fullmatch(word):
+    """One decimal number within [low, high], of the digits 0 to 9 and a sign only."""
+    if not _INT.fullmatch(text):
         raise BadRequest(f'{what} "{text}" is not a whole number')
-    number = int(word)
+    number = int(text)
     if not low <= number <= high:
-        raise BadRequest(f"{what} {word} is out of range: want {low} to {high}")
+        raise BadRequest(f"{what} {text} is out of range: want {low} to {high}")
     return number
 
 
 def parse_ints(text: str, what: str, count: int, separator: str = "_") -> tuple[int, ...]:
-    """``count`` whole numbers; ``what`` names the text in errors ("offset")."""
+    """``count`` whole numbers, blanks around each allowed; ``what`` names the text in errors ("offset")."""
     words = text.split(separator)
     if len(words) != count:
         example = separator.join(["64", "64", "64"][:count])
         raise BadRequest(f'{what} "{text}" cannot be converted to a {count}d point: want {count} numbers, as {example}')
-    return tuple(parse_int(word, f'{what} "{text}":') for word in words)
+    return tuple(parse_int(word.strip(" "), f'{what} "{text}":') for word in words)
 
 
 def parse_point(text: str, what: str, separator: str = "_") -> Point:

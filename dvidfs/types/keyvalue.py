@@ -220,8 +220,10 @@ def get_keyvalues(view: ReadView, body: Buffer, as_json: bool, tar: bool, jsonta
     if as_json and (tar or jsontar):
         raise BadRequest("can only specify tar or json output, not both")
     wanted = _wanted_json(body) if as_json or tar or jsontar else protobuf.read_keys(body)
-    values = [_wanted_value(view, want) for want in wanted if not isinstance(want, KeyRange)]
-    values += [_wanted_range(view, want) for want in wanted if isinstance(want, KeyRange)]
+    values = [
+        _wanted_range(view, want, as_json) if isinstance(want, KeyRange) else _wanted_value(view, want)
+        for want in wanted
+    ]
     return _answer(values, as_json, tar or jsontar, check)
 
 
@@ -242,6 +244,8 @@ def _wanted_item(item: Any) -> bytes | KeyRange:
         return item.encode()
     if isinstance(item, Mapping):
         key, start, end = item.get("key"), item.get("byte_start"), item.get("byte_end")
+        if isinstance(key, str) and start is None and end is None:
+            return key.encode()
         if isinstance(key, str) and isinstance(start, int) and isinstance(end, int) and start >= 0 and end >= 0:
             return KeyRange(key.encode(), start, end)
     raise BadRequest(f'{orjson.dumps(item).decode()[:80]} is neither a key nor {{"key", "byte_start", "byte_end"}}')
@@ -252,12 +256,15 @@ def _wanted_value(view: ReadView, key: bytes) -> tuple[bytes, Buffer]:
     return key, b"" if entry is None else view.load(entry)
 
 
-def _wanted_range(view: ReadView, want: KeyRange) -> tuple[bytes, Buffer]:
+def _wanted_range(view: ReadView, want: KeyRange, as_json: bool) -> tuple[bytes, Buffer]:
     entry = view.text_entry(keys.check_key(want.key))
     if entry is None:
         return want.key, b""
     start, stop = check_span(_name(want.key), entry.size, want.start, want.end)
-    return want.key, b"".join(view.stream(entry, start, stop))
+    value = b"".join(view.stream(entry, start, stop))
+    if as_json and not is_json(value):
+        raise BadRequest(f'bad JSON for key "{_name(want.key)}" after byte range')
+    return want.key, value
 
 
 def prepare_keyvalues(view: ReadView, body: Buffer) -> dict[str, Any]:
@@ -284,8 +291,11 @@ def post_keyvalues(view: WriteView, pairs: Sequence[tuple[bytes, Prepared]]) -> 
 # -- the log -----------------------------------------------------------------------------------------------------
 
 
-def _mutations(view: ReadView) -> Iterator[dict[str, Any]]:
+def _mutations(view: ReadView, who: bool) -> Iterator[dict[str, Any]]:
     for record in journal.records(view):
+        if not who:
+            record.pop("User", None)
+            record.pop("App", None)
         pairs = record.pop("Pairs", None)
         if pairs is None:
             yield record
@@ -293,16 +303,18 @@ def _mutations(view: ReadView) -> Iterator[dict[str, Any]]:
             yield {"Action": record["Action"], "Key": key, "Bytes": size, **record}
 
 
-def get_mutations(view: ReadView) -> Content:
-    return Content(orjson.dumps(list(_mutations(view))), TEXT)
+def get_mutations(view: ReadView, who: bool) -> Content:
+    return Content(orjson.dumps(list(_mutations(view, who))), TEXT)
 
 
-def get_mutations_range(view: ReadView, begin: str, end: str) -> Content:
+def get_mutations_range(view: ReadView, begin: str, end: str, who: bool, rangefmt: str) -> Content:
     """Mutations of the versions from ``end`` up to ``begin``, the newest version first."""
+    if rangefmt.lower() not in ("uuid", "uuids"):
+        raise BadRequest(f'option rangefmt: "{rangefmt}" is not known, give uuid')
     first, last = view.graph.version(begin), view.graph.version(end)
     out: list[dict[str, Any]] = []
     for node in journal.line(view.txn, first, last):
-        out.extend(_mutations(ReadView(view.txn, node, view.instance)))
+        out.extend(_mutations(ReadView(view.txn, node, view.instance), who))
     return Content(orjson.dumps(out), TEXT)
 
 
@@ -314,6 +326,7 @@ FORMATS = (
     Param("jsontar", lambda t: t == "true", False, "the same as tar"),
     Param("check", lambda t: t == "true", False, "true: refuse values that are no JSON"),
 )
+WHO = Param("who", flag, False, "true: also the user and program of each change")
 THROTTLE = Param("throttle", flag, False, "true: refuse (503) if too many such calls run")
 
 
@@ -396,7 +409,7 @@ KEYVALUE = DataType(
             "mutations",
             get_mutations,
             "The log of changes at this version.",
-            query=(THROTTLE,),
+            query=(THROTTLE, WHO),
             type=TEXT,
             throttled=True,
             example="mutations",
@@ -406,7 +419,7 @@ KEYVALUE = DataType(
             "mutations-range/{begin}/{end}",
             get_mutations_range,
             "The logs of the versions from end up to begin, the newest version first.",
-            query=(THROTTLE, Param("rangefmt", help="only uuid is understood")),
+            query=(THROTTLE, WHO, Param("rangefmt", default="uuid", help="only uuid is understood")),
             type=TEXT,
             throttled=True,
             example="mutations-range/abc/def",

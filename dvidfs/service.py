@@ -1,0 +1,233 @@
+"""A running dvidfs: one store with its background work, served over HTTP, as a mount, or both, until it is told to end.
+
+Decides the order of birth and death: the engine's own service first and last, the faces (HTTP, mount) in between; the
+readiness line once everything answers; and what goes wrong at start in one line. What is served, and how, is theirs.
+Invariant: however a service ends, requests in flight are answered, the mount is taken away and the store is closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from dvidfs.config import Address, Config
+from dvidfs.engine import Engine, Store, open_engine
+from dvidfs.errors import BadRequest, Busy, DvidfsError, Unsupported
+from dvidfs.types.base import Registry
+from dvidfs.types.builtin import registry
+
+READY = "dvidfs: ready"
+NO_PYFUSE3 = (
+    "mounting needs pyfuse3: pip install 'dvidfs[mount]' "
+    "(on Debian after: sudo apt install fuse3 libfuse3-dev pkg-config gcc python3-dev)"
+)
+PERIODIC = "durability is periodic: a power cut may lose the last second of writes, or damage the file"
+
+log = logging.getLogger("dvidfs.service")
+
+Say = Callable[[str], None]
+
+
+def run(config: Config, *, ready: Say, tell: Say, until_unmounted: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM, or with ``until_unmounted`` until the mount is taken away.
+
+    ``ready`` gets the readiness line, once; ``tell`` what a person should know at start.
+
+    Raises:
+        DvidfsError: it could not start: wrong store, busy mount point, port in use.
+    """
+    for warning in config.warnings:
+        tell(warning)
+    if config.mount is not None:
+        check_mount_point(config.mount)
+    if config.create and not (config.store / "data.mdb").exists():
+        Store.create(config.store)
+        tell(f"made the store {config.store}")
+    if config.durability == "periodic":
+        tell(PERIODIC)
+    with _pid_file(config.pid_file):
+        try:
+            trio.run(partial(_serve, config, ready, tell, until_unmounted))
+        except BaseExceptionGroup as group:
+            raise first_of(group) from group
+
+
+async def _serve(config: Config, ready: Say, tell: Say, until_unmounted: bool) -> None:
+    types = registry()
+    with open_engine(
+        config.store, durability=config.durability, first_mutation_id=config.min_mutation_id
+    ) as engine:
+        async with trio.open_nursery() as keeper:
+            await keeper.start(engine.run)
+            async with trio.open_nursery() as faces:
+                await faces.start(_stop_on_signal, faces.cancel_scope)
+                said = [READY]
+                if config.mount is not None:
+                    ended = faces.cancel_scope.cancel if until_unmounted else None
+                    await faces.start(partial(_mount, engine, types, config, ended))
+                    said.append(f"mounted at {config.mount}")
+                if config.http is not None:
+                    bound = await _start_http(faces, engine, types, config, tell)
+                    said.append(f"http://{bound}")
+                ready(", ".join(said))
+            keeper.cancel_scope.cancel()
+
+
+async def _stop_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+    """End the faces at the first signal; a second one ends the process, as if nobody had listened."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            log.info("ending: %s", signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+# -- HTTP --------------------------------------------------------------------------------------------------------
+
+
+async def _start_http(faces: trio.Nursery, engine: Engine, types: Registry, config: Config, tell: Say) -> Address:
+    """Serve HTTP in the background; where it listens."""
+    from dvidfs.http.server import serve_http
+
+    assert config.http is not None
+    options = http_options(config)
+    if not options.loopback and not options.admin_token:
+        tell(f"{config.http} can be reached from elsewhere and DVID_ADMIN_TOKEN is not set: nobody is an administrator")
+    try:
+        bound: tuple[Any, ...] = await faces.start(serve_http, engine, types, options)
+    except OSError as e:
+        raise refused_bind(config.http, e) from None
+    return Address(str(bound[0]), int(bound[1]))
+
+
+def http_options(config: Config) -> Any:
+    """What the HTTP server is told of a configuration."""
+    from dvidfs.http.options import HttpOptions
+
+    assert config.http is not None
+    return HttpOptions(
+        host=config.http.host,
+        port=config.http.port,
+        cors=config.cors,
+        admin_token=config.admin_token,
+        read_only=config.mode == "readonly",
+        full_write=config.mode == "fullwrite",
+        allow_timing=config.allow_timing,
+        allow_split=config.allow_split,
+        note=config.note,
+        config_path=str(config.file or ""),
+        config_text=config.text,
+        public_host=config.host,
+    )
+
+
+def refused_bind(address: Address, error: OSError) -> DvidfsError:
+    """Why nobody can listen there, and what to do."""
+    if error.errno == errno.EADDRINUSE:
+        return Busy(f"port {address.port} on {address.host} is in use: choose another with --http HOST:PORT")
+    if error.errno == errno.EACCES:
+        return BadRequest(f"port {address.port} needs root: choose one above 1023 with --http HOST:PORT")
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return BadRequest(f"{address.host} is no address of this machine: choose another with --http HOST:PORT")
+    return BadRequest(f"cannot listen on {address}: {error.strerror or error}")
+
+
+# -- the mount ---------------------------------------------------------------------------------------------------
+
+
+def check_mount_point(path: Path) -> None:
+    """Refuse what cannot be mounted on. A mount that a dead process left there is healed by the mount itself.
+
+    Raises:
+        Unsupported: this machine or installation cannot mount.
+        BadRequest: no such folder.
+        Busy: something is mounted there, and alive.
+    """
+    if importlib.util.find_spec("pyfuse3") is None:
+        raise Unsupported(NO_PYFUSE3)
+    if not Path("/dev/fuse").exists():
+        raise Unsupported("this machine has no /dev/fuse: load it with `sudo modprobe fuse`, or give the container one")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise BadRequest(f"there is no folder {path} to mount on: make it with `mkdir {path}`") from None
+    except OSError as e:
+        if e.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+            return
+        raise BadRequest(f"cannot mount on {path}: {e.strerror}") from None
+    if not stat.S_ISDIR(mode):
+        raise BadRequest(f"{path} is not a folder: choose one to mount on")
+    if path.is_mount():
+        raise Busy(f"something is mounted at {path} already: `dvidfs umount {path}`, or choose another folder")
+
+
+async def _mount(
+    engine: Engine,
+    types: Registry,
+    config: Config,
+    ended: Callable[[], None] | None,
+    *,
+    task_status: trio.TaskStatus[Any],
+) -> None:
+    """Mount until cancelled; ``ended`` is called when the mount was taken away from outside."""
+    from dvidfs.fuse.mount import MountOptions, serve_mount
+
+    options = MountOptions(read_only=config.mode == "readonly")
+    await serve_mount(engine, types, config.mount, options, task_status=task_status)
+    if ended is not None:
+        ended()
+
+
+# -- small things ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _pid_file(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    path.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def first_of(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The one error of a group that tells most: ours, then the system's, then any."""
+    leaves = list(_leaves(group))
+    for kind in (DvidfsError, OSError):
+        for error in leaves:
+            if isinstance(error, kind):
+                return error
+    return leaves[0]
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def set_up_logging(config: Config, *, verbose: bool) -> None:
+    """Where the log goes: the configured file, else stderr."""
+    logging.basicConfig(
+        filename=config.logfile,
+        level=logging.INFO if verbose or config.logfile is not None else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
