@@ -46,7 +46,7 @@ def parse_address(text: str) -> Address:
         host, port = ("", text) if text.isdecimal() else (text, str(DEFAULT_PORT))
         host = host or LOOPBACK
     elif not host:
-        host = "0.0.0.0"  # noqa: S104 - what ":8000" has always meant
+        host = "0.0.0.0"
     if not port.isdecimal() or int(port) > 65535 or any(c.isspace() for c in host):
         raise BadRequest(f'"{text}" is no address: give HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}')
     return Address(host.strip("[]"), int(port))
@@ -74,6 +74,7 @@ class Config:
     shutdown_seconds: float = 5.0
     pid_file: Path | None = None
     logfile: Path | None = None
+    request_log: Path | None = None
     json_log: Path | None = None
     mutcaches: Mapping[str, Path] = field(default_factory=dict)
     file: Path | None = None
@@ -214,7 +215,9 @@ class _Reader:
         name = str(chosen or "").lower()
         if name not in stores:
             what = f'[backend.default] names the store "{chosen}"' if chosen else "no store is chosen"
-            raise StoreError(f"{self.path}: {what}: give [store.main] with engine and path, and [backend.default] store")
+            raise StoreError(
+                f"{self.path}: {what}: give [store.main] with engine and path, and [backend.default] store"
+            )
         engine = self._take("store", name, "engine")
         if engine != "lmdb":
             raise StoreError(f'{self.path}: store.{name}.engine is "{engine}": dvidfs has only "lmdb"')

@@ -12,7 +12,6 @@ import importlib.util
 import logging
 import os
 import signal
-import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,9 +65,7 @@ def run(config: Config, *, ready: Say, tell: Say, until_unmounted: bool = False)
 
 async def _serve(config: Config, ready: Say, tell: Say, until_unmounted: bool) -> None:
     types = registry()
-    with open_engine(
-        config.store, durability=config.durability, first_mutation_id=config.min_mutation_id
-    ) as engine:
+    with open_engine(config.store, durability=config.durability, first_mutation_id=config.min_mutation_id) as engine:
         async with trio.open_nursery() as keeper:
             await keeper.start(engine.run)
             async with trio.open_nursery() as faces:
@@ -106,11 +103,8 @@ async def _start_http(faces: trio.Nursery, engine: Engine, types: Registry, conf
     options = http_options(config)
     if not options.loopback and not options.admin_token:
         tell(f"{config.http} can be reached from elsewhere and DVID_ADMIN_TOKEN is not set: nobody is an administrator")
-    try:
-        bound: tuple[Any, ...] = await faces.start(serve_http, engine, types, options)
-    except OSError as e:
-        raise refused_bind(config.http, e) from None
-    return Address(str(bound[0]), int(bound[1]))
+    host, port = await faces.start(serve_http, engine, types, options)
+    return Address(host, port)
 
 
 def http_options(config: Config) -> Any:
@@ -131,18 +125,8 @@ def http_options(config: Config) -> Any:
         config_path=str(config.file or ""),
         config_text=config.text,
         public_host=config.host,
+        request_log=config.request_log,
     )
-
-
-def refused_bind(address: Address, error: OSError) -> DvidfsError:
-    """Why nobody can listen there, and what to do."""
-    if error.errno == errno.EADDRINUSE:
-        return Busy(f"port {address.port} on {address.host} is in use: choose another with --http HOST:PORT")
-    if error.errno == errno.EACCES:
-        return BadRequest(f"port {address.port} needs root: choose one above 1023 with --http HOST:PORT")
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-        return BadRequest(f"{address.host} is no address of this machine: choose another with --http HOST:PORT")
-    return BadRequest(f"cannot listen on {address}: {error.strerror or error}")
 
 
 # -- the mount ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ show 'echo "not looked at yet"           | dvidfs key put $STORE medulla:master 
 show 'dvidfs commit $STORE medulla:master --note "as it came from the microscope"'
 show 'dvidfs tag $STORE medulla:master raw'
 
-# Two people go on from there: one on the trunk, one on a branch.
+say 'Two people go on from there: one on the trunk, one on a branch.'
 show 'dvidfs newversion $STORE medulla:master'
 show 'dvidfs branch $STORE medulla:raw proofread'
 show 'echo "traced by hand, complete" | dvidfs key put $STORE medulla:proofread notes Mi1-home'
@@ -24,6 +24,6 @@ show 'echo "found on the way"         | dvidfs key put $STORE medulla:proofread 
 show 'dvidfs commit $STORE medulla:proofread --note "Mi1 done"'
 show 'dvidfs commit $STORE medulla:master --note "Tm3 checked"'
 
-# Each changed other keys, so the merge has no conflict.
+say 'Each changed other keys, so the merge has no conflict.'
 show 'dvidfs merge $STORE medulla:master medulla:proofread --note "both"'
 show 'dvidfs log $STORE --repo medulla'

@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,8 +28,8 @@ from typing import Any, Self, TypeVar
 T = TypeVar("T")
 
 DVIDFS = (sys.executable, "-m", "dvidfs")
-READY = re.compile(r"^ready\b", re.MULTILINE)
-"""The line by which `dvidfs serve` and `dvidfs mount` say that they can be used."""
+READY = re.compile(r"^dvidfs: ready\b(?:.*http://[\d.]+:(\d+))?", re.MULTILINE)
+"""The line by which `dvidfs serve` and `dvidfs mount` say that they can be used, and at which port."""
 
 MOUNT_PREFIX = "dvidfs-test-"
 
@@ -44,13 +43,6 @@ def wait_until(predicate: Callable[[], T], timeout: float = 10.0, what: str = "t
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
     return value
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on just now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def dvidfs(*words: object, check: bool = True, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -151,6 +143,13 @@ class Running:
         assert self.process.poll() is None, f"dvidfs {' '.join(self.words)} ended: {self.process.returncode}\n{said}"
         return False
 
+    def port_it_says(self) -> int:
+        """The port in the readiness line; asked for port 0, a server takes a free one."""
+        said = READY.search(self.output())
+        assert said is not None
+        assert said[1], f"no address in the readiness line:\n{self.output()}"
+        return int(said[1])
+
     def output(self) -> str:
         """All that it has printed so far."""
         return self.log.read_text(errors="replace")
@@ -191,27 +190,25 @@ class Running:
 
 
 class Server(Running, Http):
-    """`dvidfs serve STORE` on a free loopback port; `words` are further words of the command."""
+    """`dvidfs serve STORE` on a free loopback port (or `port`); `words` are further words of the command."""
 
-    def __init__(self, store: Path, *words: object, log: Path, port: int | None = None, **options: Any) -> None:
-        Http.__init__(self, port or free_port())
-        Running.__init__(self, "serve", store, "--http", f"{self.host}:{self.port}", *words, log=log, **options)
+    def __init__(self, store: Path, *words: object, log: Path, port: int = 0, **options: Any) -> None:
+        Running.__init__(self, "serve", store, "--http", f"127.0.0.1:{port}", *words, log=log, **options)
+        Http.__init__(self, self.port_it_says())
 
 
 class Mount(Running, Http):
     """`dvidfs mount STORE DIR --http HOST:PORT`, in a folder of its own; `path` is where it is mounted."""
 
-    def __init__(self, store: Path, *words: object, log: Path, port: int | None = None, **options: Any) -> None:
-        Http.__init__(self, port or free_port())
+    def __init__(self, store: Path, *words: object, log: Path, port: int = 0, **options: Any) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=f"{MOUNT_PREFIX}{os.getpid()}-"))
-        address = f"{self.host}:{self.port}"
+        words = ("mount", store, self.path, "--http", f"127.0.0.1:{port}", *words)
         try:
-            Running.__init__(
-                self, "mount", store, self.path, "--http", address, *words, log=log, death="TERM", **options
-            )
+            Running.__init__(self, *words, log=log, death="TERM", **options)
         except BaseException:
             unmount(self.path)
             raise
+        Http.__init__(self, self.port_it_says())
 
     def stop(self, timeout: float = 15) -> int:
         try:

@@ -38,8 +38,8 @@ FORBIDDEN = {
 ALLOWED = {("engine/store.py", "lmdb")}
 """The one module that may, each."""
 
-ADAPTERS_MAY_KNOW = ("dvidfs.types.base", "dvidfs.types.builtin", "dvidfs.types.registry")
-"""What `http` and `fuse` see of `dvidfs.types`: descriptions, and the list of them; no datatype by name."""
+SHARED_TYPES = {"base", "common"}
+"""What `types/builtin.py`, the list of all datatypes, imports besides the datatypes."""
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,13 @@ def test_no_module_loads_numba_by_being_imported():
 
 @pytest.mark.parametrize("layer", ["http", "fuse"])
 def test_adapters_name_no_datatype(layer: str):
+    builtin = [found.name.split(".") for found in IMPORTS if found.module == "types/builtin.py"]
+    datatypes = {name[2] for name in builtin if name[:2] == ["dvidfs", "types"] and len(name) > 2} - SHARED_TYPES
+    assert "keyvalue" in datatypes
     wrong = [
         str(found)
         for found in IMPORTS
-        if found.module.startswith(f"{layer}/")
-        and is_below(found.name, "dvidfs.types")
-        and found.name != "dvidfs.types"
-        and not any(is_below(found.name, known) for known in ADAPTERS_MAY_KNOW)
+        if found.module.startswith(f"{layer}/") and any(is_below(found.name, f"dvidfs.types.{t}") for t in datatypes)
     ]
     assert not wrong
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from dvidfs.__main__ import report
+from dvidfs.cli.output import report
 
 Say = Callable[[str], None]
 

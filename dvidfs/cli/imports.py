@@ -1,2 +1,5 @@
 """placeholder"""
-def add(c): pass
+
+
+def add(c):
+    pass

@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dvidfs.errors import BadRequest
+from dvidfs.errors import EXIT_CODES, BadRequest, DvidfsError
 
 
 def say(text: str = "") -> None:
@@ -73,3 +74,21 @@ def confirm(args: argparse.Namespace, what: str) -> None:
 def yes_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="Do not ask.")
     parser.add_argument("--passcode", default="", help="Passcode of the repo, if it has one.")
+
+
+def report(error: BaseException) -> int:
+    """Say on stderr what went wrong, and give its exit code. Only our own bugs have a traceback."""
+    if isinstance(error, DvidfsError):
+        sys.stderr.write(f"dvidfs: {one_line(str(error))}\n")
+        return EXIT_CODES[error.kind]
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        sys.stderr.write(f"dvidfs: {where}{error.strerror}\n")
+        return 1
+    traceback.print_exception(error)
+    sys.stderr.write("dvidfs: this is a bug of dvidfs, please report it with the lines above\n")
+    return 1
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())

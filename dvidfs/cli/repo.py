@@ -68,9 +68,7 @@ def new(args: argparse.Namespace) -> None:
         if args.alias and any(r.alias == args.alias for r in txn.graph.repos.values()):
             raise Exists(f'a repo has the alias "{args.alias}" already: choose another')
         root = repos.check_uuid(args.root) if args.root else ""
-        return repos.create_repo(
-            txn, alias=args.alias, description=args.description, root=root, passcode=args.passcode
-        )
+        return repos.create_repo(txn, alias=args.alias, description=args.description, root=root, passcode=args.passcode)
 
     with opened(args) as engine:
         repo = engine.write(make)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dvidfs.config import Config
 
 DEFAULT_HTTP = "127.0.0.1:8000"
-STORE_HELP = "Folder of the store, or one of DVID's TOML files with engine = \"lmdb\"."
+STORE_HELP = 'Folder of the store, or one of DVID\'s TOML files with engine = "lmdb".'
 
 
 def add(commands: Commands) -> None:
@@ -57,6 +57,9 @@ def _service_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--read-only", action="store_true", help="Refuse every write.")
     parser.add_argument("--full-write", action="store_true", help="Allow writes to committed versions over HTTP.")
     parser.add_argument("--log", type=Path, metavar="FILE", help="Write the log to this file.")
+    parser.add_argument(
+        "--request-log", type=Path, metavar="FILE", help="Write a line for each HTTP request to this file."
+    )
     parser.add_argument("--verbose", action="store_true", help="Log more than warnings.")
 
 
@@ -111,6 +114,8 @@ def configure(args: argparse.Namespace) -> Config:
         config = replace(config, logfile=args.log)
     if config.logfile is not None:
         config = replace(config, logfile=config.logfile.absolute())
+    if args.request_log is not None:
+        config = replace(config, request_log=args.request_log.absolute())
     read_only = args.read_only or args.original_readonly
     full_write = args.full_write or args.original_fullwrite
     if read_only and full_write:

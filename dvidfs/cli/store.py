@@ -99,6 +99,7 @@ def status(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> int:
     from dvidfs.engine.check import check_store
+    from dvidfs.kernels.fnv import fnv128
 
     types = registry()
 
@@ -108,14 +109,13 @@ def check(args: argparse.Namespace) -> int:
 
     with opened(args) as engine:
         progress = None if args.quiet or args.json else _progress()
-        found = check_store(engine, deep=args.deep, verifier=verifier, progress=progress)
-        checks = found.checks
+        found = check_store(engine, deep=args.deep, verifier=verifier, name_blob=fnv128, progress=progress)
     by_check: dict[str, list[Problem]] = {}
     for problem in found.problems:
         by_check.setdefault(problem.check, []).append(problem)
     data = {
         "ok": not found.count,
-        "checks": checks,
+        "checks": found.checks,
         "rows": found.rows,
         "problem_count": found.count,
         "problems": [asdict(p) for p in found.problems],
@@ -128,7 +128,7 @@ def check(args: argparse.Namespace) -> int:
     if found.count:
         lines.append(f"{args.store} is damaged: {found.count} problems in {found.rows:,} rows")
     else:
-        lines.append(f"{args.store} is sound: {len(checks)} checks over {found.rows:,} rows")
+        lines.append(f"{args.store} is sound: {len(found.checks)} checks over {found.rows:,} rows")
     show(args, data, lines)
     return EXIT_CODES[ErrorKind.CORRUPT] if found.count else 0
 

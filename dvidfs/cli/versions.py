@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dvidfs.cli.names import find_instance, find_repo, find_version, opened
 from dvidfs.cli.output import say, show, table, when
@@ -271,7 +271,10 @@ def _show_merged(args: argparse.Namespace, merged: Merged) -> None:
         "warnings": {name: d.json() for name, d in merged.warnings.items()},
     }
     lines = [merged.child.uuid]
-    for what, found in (("in conflict", merged.conflicts), ("deleted on one side, changed on another", merged.warnings)):
+    for what, found in (
+        ("in conflict", merged.conflicts),
+        ("deleted on one side, changed on another", merged.warnings),
+    ):
         for name, differences in found.items():
             some = ", ".join(differences.keys[:NAMED]) + (", …" if differences.count > NAMED else "")
             lines.append(f"{name}: {differences.count} {what}: {some}")

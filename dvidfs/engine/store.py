@@ -50,8 +50,9 @@ T = TypeVar("T")
 Durability = Literal["durable", "periodic"]
 Buffer = bytes | memoryview
 
-MAP_SIZE = 1 << 46
-"""Address space reserved: 64 TiB. The file grows with the data, so full means that the disk is full."""
+MAP_SIZE = 1 << 44
+"""Address space reserved: 16 TiB. The file grows with the data, so full means that the disk is full. (64 TiB would
+leave room for one store in a process: the address space of x86-64 has 128.)"""
 BATCH_BYTES = 32 << 20
 BATCH_SECONDS = 0.05
 CHANGES_KEPT = 65_536
@@ -94,7 +95,7 @@ class ReadTxn:
         self._lmdb = txn
         self._views: lmdb.Transaction | None = None
         self._dbs = store.dbs
-        self._cursors: dict[Table, lmdb.Cursor] = {}
+        self._cursors = None
         self.graph = graph
 
     def get(self, table: Table, key: bytes) -> bytes | None:
@@ -123,9 +124,12 @@ class ReadTxn:
 
     def cursor(self, table: Table) -> lmdb.Cursor:
         """This transaction's own cursor on a table: shared by its users, so it moves under a generator of another."""
-        found = self._cursors.get(table)
+        held = self._cursors
+        if held is None:
+            held = self._cursors = {}
+        found = held.get(table)
         if found is None:
-            found = self._cursors[table] = self._lmdb.cursor(db=self._dbs[table])
+            found = held[table] = self._lmdb.cursor(db=self._dbs[table])
         return found
 
     def new_cursor(self, table: Table) -> lmdb.Cursor:

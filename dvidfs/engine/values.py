@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import zstandard
 
@@ -56,8 +56,7 @@ def inflate(codec: int, data: Buffer, where: str) -> Buffer:
         raise Corrupt(f"{where} is damaged in the store ({e}): run `dvidfs check`") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What the index says of one value: ``size`` in bytes as the user sees it, ``mtime`` in ns, where it lies.
 
     ``version`` is the version that wrote it; ``key`` the whole key of a long text key, else empty.

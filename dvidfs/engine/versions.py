@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby, islice
 from typing import Any
 
@@ -53,13 +54,14 @@ NOBODY = Caller()
 class ReadView:
     """One instance at one version, in one snapshot."""
 
-    __slots__ = ("instance", "lineage", "node", "txn", "version")
+    __slots__ = ("heads", "instance", "lineage", "node", "txn", "version")
 
     def __init__(self, txn: ReadTxn, node: Node, instance: Instance) -> None:
         self.txn = txn
         self.node = node
         self.instance = instance
         self.version = instance.store_version(node.id)
+        self.heads = index_heads(instance.id)
         nodes = txn.graph.repos[node.repo].nodes
         self.lineage: Lineage = txn.graph.lineages.of(nodes, self.version)
 
@@ -104,20 +106,23 @@ class ReadView:
         Raises:
             Conflict: parents of a merge disagree about it.
         """
-        prefix = keys.HEAD.pack(self.instance.id, family) + enc
-        size, lineage = len(prefix), self.lineage
+        prefix = self.heads[family] + enc
+        lineage = self.lineage
         cursor = self.txn.cursor(Table.INDEX)
         alive = cursor.set_range(prefix + lineage.suffix)
         while alive:
             key: Any = cursor.key()
-            if key[:size] != prefix:
+            if not key.startswith(prefix):
                 return None
-            mark = lineage.mark(key[size:])
+            suffix = key[-SUFFIX:]
+            mark = lineage.marks.get(suffix)
+            if mark is None:
+                mark = lineage.mark(suffix)
             if mark:
                 if lineage.merges:
                     return self._settle(prefix, cursor)
-                return Entry.parse(cursor.value(), keys.suffix_version(key[size:])) if mark == 1 else None
-            older = lineage.next_older(keys.suffix_version(key[size:]))
+                return Entry.parse(cursor.value(), keys.suffix_version(suffix)) if mark == 1 else None
+            older = lineage.next_older(keys.suffix_version(suffix))
             alive = older > 0 and cursor.set_range(prefix + keys.version_suffix(older))
         return None
 
@@ -144,7 +149,7 @@ class ReadView:
 
     def newest(self, family: Family, enc: bytes) -> list[Entry]:
         """All entries of a key that no newer one hides, tombstones included: more than one only below a merge."""
-        prefix = keys.HEAD.pack(self.instance.id, family) + enc
+        prefix = self.heads[family] + enc
         rows = [
             (k[-SUFFIX:], v)
             for k, v in self.txn.scan(Table.INDEX, prefix + self.lineage.suffix, prefix + b"\xff" * (SUFFIX + 1))
@@ -199,7 +204,7 @@ class ReadView:
         return out
 
     def _batches(self, family: Family, start: bytes, stop: bytes | None) -> Iterator[list[bytes]]:
-        head = keys.head(self.instance.id, family)
+        head = self.heads[family]
         end = head + stop if stop is not None else keys.after(head)
         with self.txn.new_cursor(Table.INDEX) as cursor:
             if not cursor.set_range(head + start):
@@ -219,7 +224,7 @@ class ReadView:
         on_conflict: Callable[[Conflict], None] | None = None,
     ) -> Iterator[Found]:
         """Entries with a value, start <= encoded key < stop, in encoded order; conflicted keys are left out."""
-        head = keys.head(self.instance.id, family)
+        head = self.heads[family]
         end = head + stop if stop is not None else keys.after(head)
         rows = self.txn.scan(Table.INDEX, head + start, end)
         mark_of = self.lineage.mark
@@ -271,7 +276,7 @@ class ReadView:
 
     def _nearest(self, family: Family, spans: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Encoded keys and entries with a value, where no merge makes a choice; as fast as Python walks rows."""
-        head, marks, mark_of = keys.head(self.instance.id, family), self.lineage.marks, self.lineage.mark
+        head, marks, mark_of = self.heads[family], self.lineage.marks, self.lineage.mark
         out, last = [], b""
         with self.txn.new_cursor(Table.INDEX) as cursor:
             for start, stop in spans:
@@ -373,7 +378,7 @@ class WriteView(ReadView):
         ``key``: the whole text key if ``enc`` is the short form of a long one.
         """
         txn, instance = self.txn, self.instance.id
-        prefix = keys.HEAD.pack(instance, family) + enc
+        prefix = self.heads[family] + enc
         at = prefix + self._suffix
         old = txn.get(Table.INDEX, at + VALUE)
         replaced = None
@@ -396,7 +401,7 @@ class WriteView(ReadView):
         ``key``: the whole text key if ``enc`` is the short form of a long one.
         """
         txn, instance = self.txn, self.instance.id
-        prefix = keys.HEAD.pack(instance, family) + enc
+        prefix = self.heads[family] + enc
         at = prefix + self._suffix
         old = txn.get(Table.INDEX, at + VALUE)
         if old is not None:
@@ -425,7 +430,7 @@ class WriteView(ReadView):
 
     def _move(self, old: bytes, new: bytes, entry: Entry) -> None:
         txn, instance = self.txn, self.instance.id
-        head, new_enc = keys.HEAD.pack(instance, Family.TEXT), keys.encode_text(new)
+        head, new_enc = self.heads[Family.TEXT], keys.encode_text(new)
         txn.delete(Table.INDEX, head + keys.encode_text(old) + self._suffix + VALUE)
         self.delete_text(old)
         target = head + new_enc + self._suffix
@@ -455,6 +460,12 @@ class WriteView(ReadView):
 
 def _refuse(conflict: Conflict) -> None:
     raise conflict
+
+
+@lru_cache(maxsize=1024)
+def index_heads(instance: int) -> dict[Family, bytes]:
+    """What index keys of an instance begin with, by family."""
+    return {family: keys.head(instance, family) for family in Family}
 
 
 def describe(enc: bytes, entry: Entry) -> str:

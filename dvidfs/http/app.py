@@ -22,7 +22,7 @@ from dvidfs.errors import BadRequest, Busy, DvidfsError, Refused
 from dvidfs.http import replies
 from dvidfs.http.calls import READING, Call, clean_path, split_target
 from dvidfs.http.handlers import Found, Handlers, pack
-from dvidfs.http.options import is_loopback
+from dvidfs.http.options import HttpOptions, is_loopback
 from dvidfs.http.replies import Reply
 from dvidfs.http.requestlog import RequestLog
 from dvidfs.http.service import Service
@@ -34,6 +34,11 @@ MAX_BODY = 8 << 30
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 
 
+def options_admin(options: HttpOptions) -> tuple[bool, Caller]:
+    """Whether one who gives no token is an administrator, and how he writes."""
+    return options.is_admin(None), Caller(privileged=options.full_write)
+
+
 class App:
     """The handler of one server."""
 
@@ -42,6 +47,7 @@ class App:
         self.handlers = handlers
         self.options = service.options
         self.requests = requests
+        self._anonymous = options_admin(self.options)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for a broken connection."""
@@ -87,6 +93,9 @@ class App:
 
     def identify(self, call: Call) -> None:
         """Who asks, and what that allows."""
+        if not call.query:
+            call.admin, call.caller = self._anonymous
+            return
         call.admin = self.options.is_admin(call.query.get("admintoken"))
         explicit = call.admin and bool(self.options.admin_token)
         # An implied administrator makes repos; to change committed versions takes a token or the server's mode.

@@ -167,6 +167,10 @@ def arguments(row: Endpoint, call: Call, first: int) -> dict[str, Any]:
 
 
 def options(row: Endpoint, call: Call, out: dict[str, Any]) -> dict[str, Any]:
+    """Query options added to ``out``, parsed."""
+    if not call.query:
+        out.update(row.defaults)
+        return out
     for param in row.query:
         if param.name == "throttle":
             continue

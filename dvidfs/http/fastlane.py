@@ -215,20 +215,20 @@ class Framing:
         if self._left > len(data):
             self._left -= len(data)
             return False
-        data, pos, self._cut = self._cut + data, self._left, b""
+        data, pos = self._cut + data, self._left
+        self._cut, self._left = b"", 0
         while pos < len(data):
             end = data.find(b"\r\n\r\n", pos)
-            if end < 0:
+            if end < 0 and len(data) - pos <= MAX_HEAD:
                 self._cut = data[pos:]
-                self._lost = len(self._cut) > MAX_HEAD
-                break
-            request = _read_request(data, pos, end)
+                return False
+            request = _read_request(data, pos, end) if end >= 0 else None
             if request is None or request[2].length < 0:
                 self._lost = True
-                break
+                return False
             pos = request[3] + request[2].length
-        self._left = max(pos - len(data), 0)
-        return not (self._lost or self._cut or self._left)
+        self._left = pos - len(data)
+        return not self._left
 
 
 class _StatusLines(dict[int, bytes]):
@@ -285,10 +285,6 @@ class FastProtocol(RequestHandler):
         super().connection_made(transport)
         self._peer = transport.get_extra_info("peername")
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._held.clear()
-        super().connection_lost(exc)
-
     def data_received(self, data: bytes) -> None:
         # Pending: aiohttp waits for a request and has none queued. None: its task has not begun, has work, or has ended.
         waiter = self._waiter
@@ -298,7 +294,6 @@ class FastProtocol(RequestHandler):
             or self._paused
             or self._close
             or self._force_close
-            or not data  # aiohttp itself feeds nothing, to make its parser go on
         ):
             self._receive_busy(data)
         else:
@@ -318,9 +313,8 @@ class FastProtocol(RequestHandler):
 
     def _pass_on(self, data: bytes) -> None:
         """Give bytes to aiohttp."""
-        if data:
-            self._given = True
-            self._busy = not self._framing.feed(data)
+        self._given = True
+        self._busy = not self._framing.feed(data)
         super().data_received(data)
 
     def _release(self) -> None:
@@ -424,9 +418,6 @@ class FastProtocol(RequestHandler):
             return
         self._flush(out)
         self._renew()
-        if self._close:
-            transport.close()
-            return
         transport.resume_reading()
         self._release()
 

@@ -14,7 +14,7 @@ from typing import Any
 import zstandard
 from isal import igzip
 
-from dvidfs.engine.graph import Instance, Node
+from dvidfs.engine.graph import Graph, Instance, Node
 from dvidfs.engine.store import ReadTxn, WriteTxn
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, Corrupt, DvidfsError, Locked, Unsupported
@@ -140,11 +140,16 @@ class Handlers:
         assert found.node is not None
         return dict(row.prepare(ReadView(txn, found.node, found.instance), **values))
 
-    def writer(self, call: Call, values: Mapping[str, Any]) -> Callable[[WriteTxn], Reply]:
-        """The function for the write lane: finds everything anew in its own transaction."""
+    def writer(
+        self, call: Call, values: Mapping[str, Any], known: Found | None = None, graph: Graph | None = None
+    ) -> Callable[[WriteTxn], Reply]:
+        """The function for the write lane: finds everything anew in its own transaction.
+
+        ``known`` is right as long as the graph is still ``graph``.
+        """
 
         def run(txn: WriteTxn) -> Reply:
-            found = self.find(txn, call)
+            found = known if known is not None and txn.graph is graph else self.find(txn, call)
             row = found.row
             if found.instance is None:
                 result = row.run(txn, call, **values)

@@ -1,28 +1,58 @@
 """What the fast lane may answer: inline rows asked in the plainest way. Everything else is left to aiohttp.
 
-The same :class:`~dvidfs.http.handlers.Handlers` run the rows, so both lanes answer alike; a contract test asks every
-inline row through both.
+The same :class:`~dvidfs.http.handlers.Handlers` find and run the rows, so both lanes answer alike; a contract test asks
+every inline row through both. What a method, version, instance and keyword mean is kept (:class:`Plan`) for as long as
+the graph is the same object.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from dvidfs.engine import values
+from dvidfs.engine.graph import Graph
 from dvidfs.engine.store import ReadTxn
+from dvidfs.engine.versions import ReadView
 from dvidfs.errors import DvidfsError
 from dvidfs.http import replies
 from dvidfs.http.app import App
 from dvidfs.http.calls import Call, trim
 from dvidfs.http.fastlane import HotReply, HotRequest
-from dvidfs.http.handlers import Handlers, NotModified, pack
+from dvidfs.http.handlers import WORTH_PACKING, Found, Handlers, NotModified, pack
 from dvidfs.http.options import is_loopback
 from dvidfs.http.replies import Reply
-from dvidfs.types.base import Body
+from dvidfs.types.base import Body, Content, Endpoint
 
-_LEFT = (b"origin", b"authorization", b"cookie", b"x-dvid-internal")
-_STRANGE = b"%+\\"
+LEFT_TO_AIOHTTP = (b"origin", b"authorization", b"cookie")
+CONDITIONS = (b"if-none-match", b"range")
+KEPT = 512
+"""Plans and header blocks remembered."""
+
+
+class Client(NamedTuple):
+    """What a header block says: whether the lane may answer, whether it sets conditions, what it can unpack."""
+
+    plain: bool
+    conditional: bool
+    accept: str | None
+
+
+class Plan:
+    """A row, and the view that it runs on: the view's transaction is set anew for each request."""
+
+    __slots__ = ("caching", "call", "found", "heads", "names", "row", "view")
+
+    def __init__(self, found: Found, view: ReadView | None, call: Call) -> None:
+        spec = call.parts[2] if len(call.parts) > 2 else ""
+        self.found = found
+        self.row: Endpoint = found.row
+        self.view = view
+        self.call = call
+        self.names = tuple(n for n in found.row.parts if not n.endswith("?"))
+        self.caching = replies.NO_CACHE if view is None else replies.caching(view, spec)
+        self.heads: dict[str, tuple[Mapping[str, str], str]] = {}
 
 
 class Hot:
@@ -33,103 +63,180 @@ class Hot:
         self.service = app.service
         self.handlers = handlers
         self.options = app.options
-        self._hosts: dict[bytes, bool] = {}
-        self._cors = [f"{k}: {v}\r\n" for k, v in replies.cors(app.options, None)]
-        self._heads: dict[tuple[tuple[str, str], ...], bytes] = {}
+        self._cors = "".join(f"{k}: {v}\r\n" for k, v in replies.cors(app.options, None))
+        self._clients: dict[bytes, Client] = {}
+        self._plans: dict[tuple[bytes, ...], Plan | None] = {}
+        self._graph: Graph | None = None
 
     def wants(self, method: bytes, target: bytes) -> bool:
         """Whether it is worth waiting for the rest of this request."""
-        return target.startswith(b"/api/node/") and method == b"POST"
+        return method == b"POST" and target.startswith(b"/api/node/")
 
     def __call__(self, request: HotRequest) -> HotReply | asyncio.Future[HotReply] | None:
+        if self.service.stopping:
+            return None
+        client = self._clients.get(request.head) or self._judge(request)
         target = request.target
-        if not target.startswith(b"/api/") or self.service.stopping or not self._plain(request):
+        if not client.plain or not target.startswith(b"/api/") or b"%" in target or b"+" in target or b"\\" in target:
             return None
-        call = self._call(request)
-        if call is None:
-            return None
-        if call.method in ("GET", "HEAD"):
-            return self._read(request, call)
-        return self._write(request, call) if call.method in ("POST", "DELETE") else None
+        txn = self.service.store.begin()
+        try:
+            if b"?" in target or client.conditional:
+                return self._general(txn, request, client)
+            return self._planned(txn, request, client)
+        finally:
+            self.service.store.end(txn)
 
-    # -- which requests --------------------------------------------------------------------------------------
-
-    def _plain(self, request: HotRequest) -> bool:
-        for name in _LEFT:
-            if request.header(name) is not None:
-                return False
+    def _judge(self, request: HotRequest) -> Client:
         host = request.header(b"host")
-        if host is None:
-            return False
-        known = self._hosts.get(host)
-        if known is None:
-            name = host.decode("latin-1").rpartition(":")[0] or host.decode("latin-1")
-            known = not self.options.loopback or is_loopback(name)
-            if len(self._hosts) < 64:
-                self._hosts[host] = known
-        return known
+        plain = host is not None and all(request.header(name) is None for name in LEFT_TO_AIOHTTP)
+        if host is not None and self.options.loopback:
+            text = host.decode("latin-1")
+            plain = plain and is_loopback(text.rpartition(":")[0] or text)
+        accept = request.header(b"accept-encoding")
+        client = Client(
+            plain,
+            any(request.header(name) is not None for name in CONDITIONS),
+            accept.decode("latin-1") if accept is not None else None,
+        )
+        if len(self._clients) >= KEPT:
+            self._clients.clear()
+        self._clients[request.head] = client
+        return client
 
-    def _call(self, request: HotRequest) -> Call | None:
-        """The request taken apart, if it is spelled in the plainest way."""
-        target = request.target
-        path, mark, query = target.partition(b"?")
-        if not target.isascii() or b"//" in path or b"/." in path or any(c in target for c in _STRANGE):
+    # -- the shortest way ------------------------------------------------------------------------------------
+
+    def _planned(self, txn: ReadTxn, request: HotRequest, client: Client) -> HotReply | asyncio.Future[HotReply] | None:
+        target, method = request.target, request.method
+        pieces = target.split(b"/", 6)
+        rest = b""
+        if len(pieces) > 5 and pieces[2] == b"node":
+            rest = pieces[6] if len(pieces) > 6 else b""
+            name = (method, pieces[3], pieces[4], pieces[5])
+        else:
+            name = (method, target)
+        if txn.graph is not self._graph:
+            self._plans.clear()
+            self._graph = txn.graph
+        if name in self._plans:
+            plan = self._plans[name]
+        else:
+            plan = self._plan(txn, request, name)
+        if plan is None:
             return None
-        text = path.decode()
+        parts = rest.split(b"/") if rest else []
+        if len(parts) < len(plan.names) or b"" in parts or b"." in parts or b".." in parts:
+            return self._general(txn, request, client) if b"//" not in target and b"/." not in target else None
+        if plan.row.writes:
+            return self._write(txn, request, plan, self._call(request), client)
+        return self._run(txn, request, plan, parts, client)
+
+    def _plan(self, txn: ReadTxn, request: HotRequest, name: tuple[bytes, ...]) -> Plan | None:
+        """What this kind of request means; None if the lane leaves it to aiohttp."""
+        plan = None
+        call = self._call(request)
+        try:
+            found = self.handlers.find(txn, call)
+        except DvidfsError:
+            return None
+        if self._hot(found, call):
+            view = None
+            if found.node is not None and found.instance is not None:
+                view = ReadView(txn, found.node, found.instance)
+            plan = Plan(found, view, call)
+        if len(self._plans) >= KEPT:
+            self._plans.clear()
+        self._plans[name] = plan
+        return plan
+
+    @staticmethod
+    def _hot(found: Found, call: Call) -> bool:
+        row = found.row
+        if not row.inline or call.method not in ("GET", "HEAD", "POST", "DELETE"):
+            return False
+        if row.writes:
+            return found.instance is not None and row.body in (Body.VALUE, Body.NONE)
+        return row.body is Body.NONE
+
+    def _run(
+        self, txn: ReadTxn, request: HotRequest, plan: Plan, parts: list[bytes], client: Client
+    ) -> HotReply | asyncio.Future[HotReply] | None:
+        row, view = plan.row, plan.view
+        try:
+            if view is None:
+                tag = ""
+                result = row.run(txn, plan.call, **plan.found.parts)
+            elif row.cached:
+                view.txn = txn
+                tag = f"ETag: {replies.etag(view)}\r\n"
+                given = {name: part.decode() for name, part in zip(plan.names, parts, strict=False)}
+                result = row.run(view, **given, **row.defaults)
+            else:
+                return self._general(txn, request, client)
+        except DvidfsError as error:
+            return self._sent(self.handlers.failure(error, self._call(request)), client)
+        content = result if type(result) is Content else replies.to_content(row, result)
+        body: Any = content.body
+        if type(body) is not bytes:
+            return None
+        if client.accept is not None and len(body) >= WORTH_PACKING:
+            return self._general(txn, request, client)
+        self.service.counters.gets += 1
+        known = plan.heads.get(content.type)
+        if known is None or known[0] is not content.headers:
+            lines = "".join(f"{k}: {v}\r\n" for k, v in replies.success(content, []).headers)
+            known = plan.heads[content.type] = (content.headers, lines)
+        head = f"{known[1]}{tag}Cache-Control: {plan.caching}\r\n{self._cors}"
+        return HotReply(content.status, head.encode("latin-1"), body)
+
+    # -- requests with options or conditions -----------------------------------------------------------------
+
+    def _call(self, request: HotRequest) -> Call:
+        path, mark, query = request.target.partition(b"?")
+        text = path.decode("latin-1")
         parts = text.split("/")[1:]
         trim(parts)
         options: dict[str, str] = {}
         if mark:
-            for pair in query.decode().split("&"):
+            for pair in query.decode("latin-1").split("&"):
                 name, _, value = pair.partition("=")
                 options.setdefault(name, value)
-            if "admintoken" in options or "throttle" in options:
-                return None
         call = Call(request.method.decode(), text, parts, options)
         self.app.identify(call)
         return call
 
-    # -- reading ---------------------------------------------------------------------------------------------
-
-    def _read(self, request: HotRequest, call: Call) -> HotReply | None:
-        service = self.service
-        txn = service.store.begin()
-        try:
-            reply = self._reply(txn, request, call)
-        finally:
-            service.store.end(txn)
-        if reply is None:
+    def _general(self, txn: ReadTxn, request: HotRequest, client: Client) -> HotReply | asyncio.Future[HotReply] | None:
+        target = request.target
+        if not target.isascii() or b"//" in target or b"/." in target:
             return None
-        service.counters.gets += 1
-        return self._hot(reply, request)
-
-    def _reply(self, txn: ReadTxn, request: HotRequest, call: Call) -> Reply | None:
-        def header(name: str) -> str | None:
-            value = request.header(name.encode())
-            return None if value is None else value.decode("latin-1")
-
+        call = self._call(request)
+        if "admintoken" in call.query or "throttle" in call.query:
+            return None
         try:
             found = self.handlers.find(txn, call)
-            if not found.row.inline or found.row.writes or found.row.body is not Body.NONE:
+            if not self._hot(found, call):
                 return None
-            reply = self.handlers.read(txn, call, found, header)
+            if found.row.writes:
+                return self._write(txn, request, Plan(found, None, call), call, client)
+            reply = self.handlers.read(txn, call, found, _headers(request))
         except (DvidfsError, NotModified) as error:
-            return self.handlers.failure(error, call)
-        return reply if isinstance(reply.content.body, bytes) else None
+            return self._sent(self.handlers.failure(error, call), client)
+        if not isinstance(reply.content.body, bytes):
+            return None
+        self.service.counters.gets += 1
+        return self._sent(reply, client)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    def _write(self, request: HotRequest, call: Call) -> asyncio.Future[HotReply] | None:
-        service = self.service
-        try:
-            found = service.read_now(lambda txn: self.handlers.find(txn, call))
-        except DvidfsError:
-            return None
-        row = found.row
-        if not row.inline or not row.writes or found.instance is None or row.body not in (Body.VALUE, Body.NONE):
-            return None
+    def _write(
+        self, txn: ReadTxn, request: HotRequest, plan: Plan, call: Call, client: Client
+    ) -> HotReply | asyncio.Future[HotReply]:
+        service, row = self.service, plan.row
         body = values.prepare(request.body) if row.body is Body.VALUE else None
-        given = service.read_now(lambda txn: self.handlers.prepare(txn, call, found, body))
+        try:
+            given = self.handlers.prepare(txn, call, plan.found, body)
+        except DvidfsError as error:
+            return self._sent(self.handlers.failure(error, call), client)
         service.counters.puts += 1
         service.counters.bytes_in += len(request.body)
         answer: asyncio.Future[HotReply] = asyncio.get_running_loop().create_future()
@@ -138,18 +245,22 @@ class Hot:
             error = written.exception()
             reply = self.handlers.failure(error, call) if isinstance(error, Exception) else written.result()
             if not answer.cancelled():
-                answer.set_result(self._hot(reply, request))
+                answer.set_result(self._sent(reply, client))
 
-        service.submit(self.handlers.writer(call, given), len(request.body)).add_done_callback(done)
+        writer = self.handlers.writer(call, given, plan.found, txn.graph)
+        service.submit(writer, len(request.body)).add_done_callback(done)
         return answer
 
-    # -- answers ---------------------------------------------------------------------------------------------
-
-    def _hot(self, reply: Reply, request: HotRequest) -> HotReply:
-        accept = request.header(b"accept-encoding")
-        if accept is not None:
-            reply = pack(reply, accept.decode("latin-1"))
-        lines = [f"{k}: {v}\r\n" for k, v in reply.headers]
-        lines += self._cors
+    def _sent(self, reply: Reply, client: Client) -> HotReply:
+        reply = pack(reply, client.accept)
+        lines = "".join(f"{k}: {v}\r\n" for k, v in reply.headers)
         body: Any = reply.content.body
-        return HotReply(reply.status, "".join(lines).encode("latin-1", "replace"), body)
+        return HotReply(reply.status, (lines + self._cors).encode("latin-1", "replace"), body)
+
+
+def _headers(request: HotRequest) -> Any:
+    def header(name: str) -> str | None:
+        value = request.header(name.encode())
+        return None if value is None else value.decode("latin-1")
+
+    return header

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,7 +31,7 @@ class HttpOptions:
     max_throttled: int = 1
     fast_lane: bool = True
 
-    @property
+    @cached_property
     def loopback(self) -> bool:
         return is_loopback(self.host)
 

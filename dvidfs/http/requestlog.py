@@ -20,6 +20,10 @@ class RequestLog:
             self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
             self._thread.start()
 
+    @property
+    def kept(self) -> bool:
+        return self._thread is not None
+
     now = staticmethod(time.perf_counter)
 
     def add(self, started: float, method: str, target: str, status: int, sent: int, peer: str) -> None:

@@ -25,7 +25,7 @@ _PAYS_OFF = 4
 
 
 def gather(
-    out: NDArray, origin: Shape, starts: Sequence[Shape], blocks: Sequence[NDArray[np.uint8]], shape: Shape
+    out: NDArray, origin: Shape, starts: Sequence[Shape] | NDArray, blocks: Sequence[NDArray[np.uint8]], shape: Shape
 ) -> None:
     """Copies into ``out`` what it shares with each block; the rest of ``out`` stays as it is.
 
@@ -53,7 +53,7 @@ def gather(
 
 
 def gather_plain(
-    out: NDArray, origin: Shape, starts: Sequence[Shape], blocks: Sequence[NDArray[np.uint8]], shape: Shape
+    out: NDArray, origin: Shape, starts: Sequence[Shape] | NDArray, blocks: Sequence[NDArray[np.uint8]], shape: Shape
 ) -> None:
     """The numpy twin of :func:`gather`."""
     lows, highs, at = _overlaps(out, origin, starts, shape)
@@ -93,7 +93,9 @@ def _table(target: NDArray, source: NDArray, extent: NDArray | Shape) -> NDArray
     return table
 
 
-def _overlaps(out: NDArray, origin: Shape, starts: Sequence[Shape], shape: Shape) -> tuple[NDArray, NDArray, NDArray]:
+def _overlaps(
+    out: NDArray, origin: Shape, starts: Sequence[Shape] | NDArray, shape: Shape
+) -> tuple[NDArray, NDArray, NDArray]:
     """For each block the first voxel and the one after the last that it shares with ``out``, and its start: (n, 3) each."""
     at = np.array(starts, np.int64).reshape(-1, 3)
     lo = np.maximum(at, origin)

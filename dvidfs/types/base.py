@@ -29,7 +29,14 @@ TAR = "application/tar"
 # -- answers -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+class _NoHeaders(dict[str, str]):
+    __hash__ = object.__hash__  # a default value of a dataclass must look immutable
+
+
+NO_HEADERS: Mapping[str, str] = _NoHeaders()
+
+
+@dataclass(slots=True)  # not frozen: that would treble the cost of making one
 class Content:
     """An answer's body. ``body`` is whole, or pieces pulled one by one from the snapshot that made them.
 
@@ -42,7 +49,7 @@ class Content:
     size: int | None = None
     window: Callable[[int, int], Iterator[Buffer]] | None = None
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NO_HEADERS
 
 
 class Body(Enum):
@@ -129,7 +136,8 @@ class Endpoint:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        return {p.name: p.default for p in self.query}
+        """Query options when none is given."""
+        return {p.name: p.default for p in self.query if p.name != "throttle"}
 
 
 # -- files -------------------------------------------------------------------------------------------------------

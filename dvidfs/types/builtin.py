@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from dvidfs.types.base import DataType, Registry
 from dvidfs.types.common import common_endpoints
+from dvidfs.types.imageblk import UINT8BLK
 from dvidfs.types.keyvalue import KEYVALUE
 
-BUILTIN_TYPES = (KEYVALUE,)
+BUILTIN_TYPES = (KEYVALUE, UINT8BLK)
 
 
 def complete(kind: DataType) -> DataType:

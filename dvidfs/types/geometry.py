@@ -56,6 +56,12 @@ class Box:
         return sz, sy, sx
 
     @property
+    def origin(self) -> Point:
+        """The first voxel in the order of arrays: (z, y, x)."""
+        x, y, z = self.offset
+        return z, y, x
+
+    @property
     def volume(self) -> int:
         """Number of voxels."""
         return math.prod(self.size)

@@ -28,6 +28,7 @@ from dvidfs.http.fastlane import FastProtocol, FastRunner, FastServer, Framing, 
 LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 HOST = b"Host: localhost\r\n"
 TEXT = b"Content-Type: text/plain\r\n"
+GATE = web.AppKey("gate", asyncio.Event)
 BIG = bytes(range(256)) * 16 * 1024
 
 
@@ -45,7 +46,9 @@ def answer_to(method: str, path: str, body: bytes) -> HotReply:
         return HotReply(200, TEXT, BIG)
     if path.startswith("/hot/status/"):
         status = int(path.rsplit("/", 1)[1])
-        return HotReply(status, TEXT, b"" if status in (204, 304) else b"as asked")
+        return HotReply(status, TEXT, b"as asked")
+    if path == "/hot/half":
+        return HotReply(200, TEXT, BIG[: fastlane.BIG_REPLY])
     if path == "/hot/empty":
         return HotReply(200, b"", b"")
     return HotReply(200, TEXT, f"{method} {path} ".encode() + body)
@@ -61,10 +64,10 @@ class Book:
         self.lane = Lane(self.answer, self.wants, lambda *row: self.done.append(row))
 
     def wants(self, method: bytes, target: bytes) -> bool:
-        return target.startswith(b"/hot")
+        return b"hot" in target
 
     def answer(self, request: HotRequest) -> HotReply | asyncio.Future[HotReply] | None:
-        if not request.target.startswith(b"/hot"):
+        if b"hot" not in request.target:
             return None
         self.seen.append(request)
         if request.target == b"/hot/boom":
@@ -82,6 +85,8 @@ async def cold_answer(request: web.Request) -> web.StreamResponse:
         await socket.prepare(request)
         await socket.close()
         return socket
+    if request.path == "/cold/wait":
+        await request.app[GATE].wait()
     reply = answer_to(request.method, request.path_qs, await request.read())
     head = dict(line.split(": ") for line in reply.head.decode().splitlines())
     return web.Response(status=reply.status, body=bytes(reply.body), headers=head | {"X-Lane": "cold"})
@@ -160,6 +165,7 @@ class Served:
     async def _serve(self, ready: threading.Event) -> None:
         self.loop, self.ended = asyncio.get_running_loop(), asyncio.Event()
         app = web.Application(client_max_size=1 << 30)
+        self.gate = app[GATE] = asyncio.Event()
         app.router.add_route("*", "/{path:.*}", cold_answer)
         self.runner = FastRunner(app, self.lane, **self.options)
         await self.runner.setup()
@@ -351,6 +357,7 @@ UNUSUAL = {
     "http-1.0-below": b"GET /hot/a HTTP/1.0\r\nX-A: b HTTP/1.1\r\n" + HOST + b"\r\n",
     "close": get("/hot/a", b"CONNECTION: Close\r\n"),
     "encoded-body": post("/hot/a", b"abc", b"Content-Encoding: identity\r\n"),
+    "upgrade-alone": get("/hot/a", b"Upgrade: tea\r\n"),
     "unknown-method": get("/hot/a", method=b"BREW"),
     "no-host": b"GET /hot/a HTTP/1.1\r\n\r\n",
     "two-hosts": get("/hot/a", HOST),
@@ -411,7 +418,16 @@ def test_the_lane_comes_back_after_a_cold_request(wire: Wire, data: bytes):
     assert is_hot_again(wire)
 
 
-def test_a_request_behind_a_cold_one_under_way_goes_to_aiohttp(wire: Wire, served: Served):
+def test_a_hot_request_waits_for_a_cold_one_under_way(wire: Wire, served: Served):
+    wire.send(get("/cold/wait"))
+    wait_until(lambda: served.protocol()._request_in_progress, what="aiohttp's handler")
+    wire.send(get("/hot/a"))
+    wait_until(lambda: served.protocol()._messages, what="the request behind")
+    served.call(served.gate.set)
+    assert [wire.reply().body for _ in range(2)] == [b"GET /cold/wait ", b"GET /hot/a "]
+
+
+def test_a_request_behind_a_cold_body_goes_to_aiohttp(wire: Wire, served: Served):
     wire.send(post("/cold", b"12345")[:-2])
     wait_until(lambda: served.protocol()._request_in_progress, what="aiohttp's handler")
     assert wire.ask(b"45" + get("/hot/a")).body == b"POST /cold 12345"
@@ -458,16 +474,17 @@ def test_writes_behind_each_other_are_done_one_by_one(wire: Wire, served: Served
     assert (wire.reply().status, [asked.body for asked in book.seen]) == (201, [b"1", b"2"])
 
 
-def test_what_comes_behind_a_write_is_bounded(wire: Wire, served: Served, book: Book):
-    size = 8 * fastlane.MAX_HELD
+@pytest.mark.parametrize("path", ["/hot/key", "/cold/key"])
+def test_what_comes_behind_a_write_is_bounded(wire: Wire, served: Served, book: Book, path: str):
+    behind = [post(path, b"v" * fastlane.MAX_BODY)] * 128
     wire.send(post("/hot/write", b""))
-    sender = threading.Thread(target=wire.send, args=(post("/cold/big", b"v" * size),))
+    sender = threading.Thread(target=wire.send, args=(b"".join(behind),))
     sender.start()
     wait_until(lambda: not served.protocol().transport.is_reading(), what="the pause")
     assert fastlane.MAX_HELD < len(served.protocol()._held) < 2 * fastlane.MAX_HELD
     settle(served, book, WRITTEN)
     assert wire.reply().body == b"written"
-    assert len(wire.reply().body) == len(b"POST /cold/big ") + size
+    assert {len(wire.reply().body) for _ in behind} == {len(f"POST {path} ") + fastlane.MAX_BODY}
     sender.join()
     assert is_hot_again(wire)
 
@@ -506,6 +523,12 @@ def test_a_bug_is_a_500_and_the_connection_goes_on(wire: Wire, book: Book, caplo
     assert "a bug of ours" in caplog.text
     assert "Traceback" in caplog.text
     assert [status for _, status, *_ in book.done] == [500, 200]
+
+
+def test_garbage_after_hot_requests_is_not_taken_for_a_stray_client(wire: Wire, caplog: pytest.LogCaptureFixture):
+    wire.ask(get("/hot/a"))
+    assert wire.ask(UNUSUAL["unknown-method"]).status == 400
+    assert "Error handling request" in caplog.text
 
 
 FRAGMENTS = st.sampled_from(
@@ -571,6 +594,13 @@ def test_framing_gives_up_what_it_cannot_follow(name: str):
     assert not framing.feed(get("/hot"))
 
 
+def test_framing_gives_up_an_endless_head():
+    framing = Framing()
+    framing.feed(b"GET /" + b"a" * fastlane.MAX_HEAD)
+    assert not framing.feed(get("/hot")[4:])
+    assert not framing.feed(get("/hot"))
+
+
 # Idle connections
 
 
@@ -623,7 +653,14 @@ def test_a_long_write_is_not_silence(clocked: Served, book: Book):
             pass_time(clocked, 101)
         settle(clocked, book, WRITTEN)
         assert wire.reply().body == b"written"
-        pass_time(clocked, 101)
+        wire.send(post("/hot/write", b"v"))
+        wait_until(lambda: len(book.writes) == 2, what="the second write")
+        pass_time(clocked, 60)
+        settle(clocked, book, WRITTEN, 1)
+        assert wire.reply().body == b"written"
+        pass_time(clocked, 60)
+        assert clocked.server.connections
+        pass_time(clocked, 60)
         assert wire.is_closed()
 
 
@@ -642,13 +679,14 @@ def test_a_body_that_never_ends_is_cut(clocked: Served, book: Book):
 # Slow readers
 
 
-def test_a_slow_reader_gets_every_byte(wire: Wire, served: Served):
-    paths = ["/hot/big"] * 6 + ["/hot/end"]
-    wire.send(b"".join(map(get, paths)))
+@pytest.mark.parametrize(("path", "count"), [("/hot/big", 6), ("/hot/half", 400)])
+def test_a_slow_reader_gets_every_byte(wire: Wire, served: Served, path: str, count: int):
+    wire.send(get(path) * count + get("/hot/end"))
     wait_until(lambda: served.protocol().writing_paused, what="a full socket")
-    replies = [wire.reply() for _ in paths]
-    assert [r.body for r in replies[:-1]] == [BIG] * 6
-    assert replies[-1].body == b"GET /hot/end "
+    replies = [wire.reply() for _ in range(count)]
+    body = answer_to("GET", path, b"").body
+    assert all(r.body == body for r in replies)
+    assert wire.reply().body == b"GET /hot/end "
     lanes = [r.lane for r in replies]
     assert lanes == sorted(lanes, reverse=True)
     assert {"fast", "cold"} == set(lanes)
@@ -673,6 +711,18 @@ def test_shutdown_waits_for_a_write_and_closes_the_idle(served: Served, book: Bo
         assert waiting.is_closed()
     served.stop()
     assert [str(asked) for asked in book.seen] == ["GET /hot/a", "POST /hot/write"]
+
+
+def test_a_closing_server_takes_no_more(served: Served, book: Book):
+    with served.connect() as wire:
+        wire.ask(get("/hot/a"))
+        served.call(served.server.pre_shutdown)
+        wire.send(get("/hot/b"))
+        for _ in range(5):
+            served.run(asyncio.sleep(0))
+        served.stop()
+        assert wire.is_closed()
+    assert [str(asked) for asked in book.seen] == ["GET /hot/a"]
 
 
 def writer_is_closing(served: Served) -> bool:

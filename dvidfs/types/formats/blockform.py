@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from dvidfs.errors import Corrupt
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | memoryview
 Bytes = NDArray[np.uint8]
 """Voxels as read-only bytes, one dimension."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dvidfs.errors import BadRequest
 from dvidfs.types.geometry import Point
 
-Buffer = bytes | bytearray | memoryview
+Buffer = bytes | memoryview
 
 _HEAD = struct.Struct("<4i")
 

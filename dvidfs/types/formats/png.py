@@ -8,7 +8,7 @@ clauses 5 (chunks), 9 (filters) and 10 (deflate); RFC 1950 and 1951.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,17 +26,29 @@ _STRIP = 1 << 20
 
 def encode_png(picture: NDArray) -> bytes:
     """A compressed PNG: filter "up" and ISA-L's deflate, 0.4 ms for 512x512 8-bit pixels (Pillow: 13 ms)."""
-    rows = _sample_bytes(picture)
-    filtered = np.empty((rows.shape[0], rows.shape[1] + 1), np.uint8)
-    filtered[:, 0] = _UP
-    filtered[0, 1:] = rows[0]
-    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    return b"".join((
-        SIGNATURE,
-        _header_chunk(picture.shape[1], picture.shape[0], *_layout(picture.shape[2:], picture.dtype)),
-        _chunk(b"IDAT", isal_zlib.compress(filtered, _LEVEL)),
-        _chunk(b"IEND", b""),
-    ))  # fmt: skip
+    return b"".join(png_strips(picture.shape[1], picture.shape[0], [picture]))
+
+
+def png_strips(width: int, height: int, strips: Iterable[NDArray]) -> Iterator[bytes]:
+    """The same file in pieces, of a picture that comes in strips of whole rows, from the top."""
+    deflate, above = isal_zlib.compressobj(_LEVEL), None
+    for strip in strips:
+        rows = _sample_bytes(strip)
+        if above is None:
+            yield SIGNATURE + _header_chunk(width, height, *_layout(strip.shape[2:], strip.dtype))
+            above = np.zeros_like(rows[0])
+        yield _chunk(b"IDAT", deflate.compress(_filtered(rows, above)))
+        above = rows[-1]
+    yield _chunk(b"IDAT", deflate.flush()) + _chunk(b"IEND", b"")
+
+
+def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rows less the row above each, behind the filter's number."""
+    out = np.empty((rows.shape[0], rows.shape[1] + 1), np.uint8)
+    out[:, 0] = _UP
+    np.subtract(rows[0], above, out=out[0, 1:])
+    np.subtract(rows[1:], rows[:-1], out=out[1:, 1:])
+    return out
 
 
 def _sample_bytes(picture: NDArray) -> NDArray[np.uint8]:

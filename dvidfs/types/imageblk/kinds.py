@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from dvidfs.types.formats.rasters import as_picture
+
 _URL = "github.com/janelia-flyem/dvid/datatype/imageblk/"
 
 
@@ -41,6 +43,12 @@ class VoxelKind:
         """The axes that follow (z, y, x) in arrays of this kind: none, or the number of channels."""
         return () if len(self.values) == 1 else (len(self.values),)
 
+    @property
+    def picture(self) -> tuple[tuple[int, ...], np.dtype]:
+        """Channels and samples of a picture of such voxels, as :func:`~dvidfs.types.formats.rasters.as_picture` makes it."""
+        shown = as_picture(self.split(np.zeros((1, 1), self.item)))
+        return shown.shape[2:], shown.dtype
+
     def split(self, voxels: NDArray) -> NDArray:
         """Voxels as values: with a last axis of channels where there are several. Needs C order."""
         return voxels.view(self.dtype).reshape(*voxels.shape, *self.channels)
@@ -48,7 +56,9 @@ class VoxelKind:
 
 def _scalar(name: str, dtype: str) -> VoxelKind:
     word = name.removesuffix("blk")
-    return VoxelKind(name, np.dtype(dtype), ((word, word),), f"{_URL}{word}.go", f"Volumes of {word} voxels, in blocks.")
+    return VoxelKind(
+        name, np.dtype(dtype), ((word, word),), f"{_URL}{word}.go", f"Volumes of {word} voxels, in blocks."
+    )
 
 
 KINDS = {

@@ -13,7 +13,17 @@ from typing import Any
 
 from dvidfs.errors import BadRequest
 from dvidfs.types.base import Setting
-from dvidfs.types.geometry import COORD_MAX, Box, Point, block_of, parse_floats, parse_int, parse_ints, parse_point, span
+from dvidfs.types.geometry import (
+    COORD_MAX,
+    Box,
+    Point,
+    block_of,
+    parse_floats,
+    parse_int,
+    parse_ints,
+    parse_point,
+    span,
+)
 from dvidfs.types.imageblk.kinds import VoxelKind
 
 MAX_BLOCK_VOXELS = 1 << 24

@@ -71,7 +71,7 @@ class Volume:
         """
         (x0, _, _), (x1, _, _) = blocks.offset, blocks.last
         spans = (
-            (keys.encode_block(0, x0, y, z), keys.encode_block(0, x1, y, z) + b"\0")
+            (keys.encode_block(0, x0, y, z), keys.after(keys.encode_block(0, x1, y, z)))
             for z in range(blocks.offset[2], blocks.stop[2])
             for y in range(blocks.offset[1], blocks.stop[1])
         )
@@ -99,7 +99,7 @@ class Volume:
         if len(payloads) < covering_blocks(box, self.block).volume:
             out.view(np.uint8)[...] = fill
         decoded = [self.decode(payload) for payload in payloads]
-        kernel.gather(out, box.offset[::-1], coords * self.block_shape, decoded, self.block_shape)
+        kernel.gather(out, box.origin, coords * self.block_shape, decoded, self.block_shape)
         return out
 
     def stream(self, box: Box) -> Iterator[memoryview]:
@@ -119,32 +119,39 @@ class Volume:
                 waiting.exception()
 
     def pieces(self, box: Box) -> Iterator[Box]:
-        """Boxes that follow each other in C order and make up ``box``: layers of blocks, or planes, or rows."""
-        (x, y, z), (sx, sy, sz) = box.offset, box.size
-        row = sx * self.kind.bytes
-        plane, depth = row * sy, self.block[2]
-        if plane * depth <= PIECE_BYTES:
-            depth *= max(1, LIGHT_BYTES // (plane * depth))
+        """Boxes that follow each other in C order and make up ``box``: layers of blocks; where these are too large, thinner."""
+        if box.volume * self.kind.bytes <= LIGHT_BYTES:
+            yield box
+            return
+        axis = next(a for a in (2, 1, 0) if box.size[a] > 1)
+        one, depth = box.volume // box.size[axis] * self.kind.bytes, self.block[axis]
+        if one * depth <= PIECE_BYTES:
+            depth *= max(1, LIGHT_BYTES // (one * depth))
         else:
-            depth = max(1, PIECE_BYTES // plane)
-        at = z
-        while at < z + sz:
-            layer_end = (at // self.block[2] + 1) * self.block[2]
-            stop = min(at + depth if depth < self.block[2] else at - at % self.block[2] + depth, z + sz)
-            stop = min(stop, layer_end) if depth < self.block[2] else stop
-            if plane <= PIECE_BYTES:
-                yield Box((x, y, at), (sx, sy, stop - at))
+            depth = max(1, PIECE_BYTES // one)
+        for part in _cut(box, axis, depth, self.block[axis]):
+            if one > PIECE_BYTES:
+                yield from self.pieces(part)
             else:
-                rows = max(1, PIECE_BYTES // row)
-                for first in range(y, y + sy, rows):
-                    yield Box((x, first, at), (sx, min(rows, y + sy - first), 1))
-            at = stop
+                yield part
 
     # -- writing ---------------------------------------------------------------------------------------------
 
     def encode(self, blocks: NDArray) -> list[bytes]:
         """The payloads of blocks (n, z, y, x)."""
         return workers.each(self.form.encode, list(blocks))
+
+
+def _cut(box: Box, axis: int, depth: int, block: int) -> Iterator[Box]:
+    """A box in slices across an axis: of whole blocks where ``depth`` is so many, else none crosses a block's border."""
+    at, end = box.offset[axis], box.stop[axis]
+    while at < end:
+        floor = at - at % block
+        stop = min(floor + depth if depth >= block else min(at + depth, floor + block), end)
+        offset, size = list(box.offset), list(box.size)
+        offset[axis], size[axis] = at, stop - at
+        yield Box((offset[0], offset[1], offset[2]), (size[0], size[1], size[2]))
+        at = stop
 
 
 def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]]) -> None:
@@ -155,4 +162,4 @@ def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]]) -> None:
 
 def as_bytes(voxels: NDArray) -> memoryview:
     """The bytes of a C-contiguous array, not copied."""
-    return memoryview(voxels.reshape(-1).view(np.uint8))
+    return voxels.reshape(-1).view(np.uint8).data

@@ -1,0 +1,244 @@
+"""A volume as the bytes of one long file, in bricks that are decoded as a whole and kept.
+
+Decides how a byte range of the voxels (C order: z slowest) falls into bricks, and which bricks stay in memory. A brick is
+a layer of blocks, or as many of its rows as :data:`BRICK_BYTES` allow, so that reading plane after plane decodes each
+block once. Where a whole layer would not fit the cache, ranges are read straight from the blocks. Invariant: a brick is kept under the
+stamp of its view, which changes with the voxels, so a kept brick is never wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from dvidfs.engine.store import Buffer, Store
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.kernels import blocks as kernel
+from dvidfs.types.geometry import Box, Point, covering_blocks, span
+from dvidfs.types.imageblk.volume import Volume, as_bytes, put_blocks
+
+BRICK_BYTES = 16 << 20
+CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """Bytes that follow each other in the file and in a brick: ``count`` bytes at ``offset`` of brick ``number``."""
+
+    number: tuple[int, int]
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Bricks:
+    """How the file of a box of voxels is cut: ``number`` of a brick is (layer of blocks, group of rows of blocks)."""
+
+    box: Box
+    block: Point
+    item: int
+
+    @cached_property
+    def row(self) -> int:
+        return self.box.size[0] * self.item
+
+    @cached_property
+    def plane(self) -> int:
+        return self.row * self.box.size[1]
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.plane * self.box.size[2]
+
+    @cached_property
+    def height(self) -> int:
+        """Rows of voxels in a brick: whole blocks, and all rows if they fit."""
+        one = self.row * self.block[1] * self.block[2]
+        rows = max(1, BRICK_BYTES // one) * self.block[1]
+        return rows if rows < self.box.size[1] else self.box.size[1] + self.block[1]
+
+    @property
+    def layer_bytes(self) -> int:
+        return self.plane * self.block[2]
+
+    def brick(self, number: tuple[int, int]) -> Box:
+        """The voxels of a brick."""
+        layer, group = number
+        (x, y, z), (x1, y1, z1) = self.box.offset, self.box.stop
+        floor = y - y % self.block[1]
+        low = x, max(y, floor + group * self.height), max(z, layer * self.block[2])
+        high = x1, min(y1, floor + (group + 1) * self.height), min(z1, (layer + 1) * self.block[2])
+        return span(low, high)
+
+    def runs(self, start: int, stop: int) -> Iterator[Run]:
+        """The byte range [start, stop) of the file as runs within bricks, in order."""
+        floor = self.box.offset[1] - self.box.offset[1] % self.block[1]
+        while start < stop:
+            z, in_plane = divmod(start, self.plane)
+            z, y = z + self.box.offset[2], in_plane // self.row + self.box.offset[1]
+            number = z // self.block[2], (y - floor) // self.height
+            brick = self.brick(number)
+            flat = (
+                (z - brick.offset[2]) * brick.size[1] * self.row
+                + in_plane
+                - (brick.offset[1] - self.box.offset[1]) * self.row
+            )
+            planes = brick.size[2] if brick.size[1] == self.box.size[1] else z - brick.offset[2] + 1
+            count = min(planes * brick.size[1] * self.row - flat, stop - start)
+            yield Run(number, flat, count)
+            start += count
+
+
+# ---------------------------------------------------------------- the cache
+
+
+class Cache:
+    """Values made once and kept until ``limit`` bytes are exceeded, the least recently used go first; for many threads.
+
+    Whoever asks for a value that another thread is making waits for it.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self.limit = limit
+        self.used = 0
+        self._lock = threading.Lock()
+        self._held: OrderedDict[Hashable, Future[memoryview]] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], memoryview]) -> memoryview:
+        with self._lock:
+            future = self._held.get(key)
+            if future is not None:
+                self._held.move_to_end(key)
+                mine = None
+            else:
+                mine = self._held[key] = Future()
+        return self._make(key, make, mine) if mine is not None else future.result()  # type: ignore[union-attr]
+
+    def _make(self, key: Hashable, make: Callable[[], memoryview], mine: Future[memoryview]) -> memoryview:
+        try:
+            made = make()
+        except BaseException as error:
+            with self._lock:
+                self._held.pop(key, None)
+            mine.set_exception(error)
+            raise
+        mine.set_result(made)
+        self._shrink(made)
+        return made
+
+    def peek(self, key: Hashable) -> memoryview | None:
+        """A value that is there already."""
+        with self._lock:
+            future = self._held.get(key)
+            return future.result() if future is not None and future.done() and not future.exception() else None
+
+    def _shrink(self, made: memoryview) -> None:
+        with self._lock:
+            self.used += made.nbytes
+            for key, future in list(self._held.items()):
+                if self.used <= self.limit:
+                    return
+                if future.done():
+                    del self._held[key]
+                    self.used -= future.result().nbytes
+
+
+_caches: WeakKeyDictionary[Store, Cache] = WeakKeyDictionary()
+
+
+def cache_of(store: Store) -> Cache:
+    """The bricks of a store in this process; gone when the store is."""
+    found = _caches.get(store)
+    if found is None:
+        found = _caches.setdefault(store, Cache())
+    return found
+
+
+# ---------------------------------------------------------------- reading and writing ranges
+
+
+def read_range(view: ReadView, box: Box, start: int, stop: int) -> Buffer:
+    """Bytes [start, stop) of the voxels of ``box`` in C order."""
+    volume = Volume.of(view)
+    bricks = Bricks(box, volume.block, volume.kind.bytes)
+    if bricks.layer_bytes > CACHE_BYTES:
+        return b"".join(_direct(volume, bricks, start, stop))
+    cache, stamp = cache_of(view.txn.store), view.stamp()
+    parts = []
+    for run in bricks.runs(start, stop):
+        whole = cache.get((stamp, box, run.number), lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
+        parts.append(whole[run.offset : run.offset + run.count])
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _direct(volume: Volume, bricks: Bricks, start: int, stop: int) -> Iterator[memoryview]:
+    """The same without a cache: only the rows that the range touches are put together."""
+    for run in bricks.runs(start, stop):
+        brick = bricks.brick(run.number)
+        first, last = run.offset // bricks.row, (run.offset + run.count - 1) // bricks.row
+        rows = _rows(brick, first, last)
+        skip = run.offset - first * bricks.row if rows.size[2] == 1 else run.offset % (brick.size[1] * bricks.row)
+        yield as_bytes(volume.read(rows))[skip : skip + run.count]
+
+
+def _rows(brick: Box, first: int, last: int) -> Box:
+    """The box that holds rows ``first`` to ``last`` of a brick: rows of one plane, else whole planes."""
+    (x, y, z), (sx, sy, _) = brick.offset, brick.size
+    if first // sy == last // sy:
+        return Box((x, y + first % sy, z + first // sy), (sx, last - first + 1, 1))
+    return Box((x, y, z + first // sy), (sx, sy, last // sy - first // sy + 1))
+
+
+def write_range(view: WriteView, box: Box, start: int, data: Buffer) -> None:
+    """Changes bytes of the voxels of ``box``: the blocks that they touch are read, changed and stored again."""
+    volume = Volume.of(view)
+    bricks = Bricks(box, volume.block, volume.kind.bytes)
+    pending: dict[tuple[int, int], list[tuple[Run, Buffer]]] = {}
+    at, source = 0, memoryview(data).cast("B")
+    for run in bricks.runs(start, start + len(source)):
+        pending.setdefault(run.number, []).append((run, source[at : at + run.count]))
+        at += run.count
+    for number, runs in pending.items():
+        _change(volume, view, bricks.brick(number), bricks.row, runs)
+
+
+def _change(volume: Volume, view: WriteView, brick: Box, row: int, runs: list[tuple[Run, Buffer]]) -> None:
+    grid = covering_blocks(brick, volume.block)
+    whole = span(
+        _times(grid.offset, volume.block),
+        _times(grid.stop, volume.block),
+    )
+    stored, payloads = volume.stored(grid)
+    before = volume.assemble(whole, stored, payloads)
+    after, window = before.copy(), whole.window(brick)
+    voxels = np.ascontiguousarray(after[window])
+    flat = voxels.reshape(-1).view(np.uint8)
+    touched = np.zeros(grid.shape, bool)
+    for run, data in runs:
+        flat[run.offset : run.offset + run.count] = np.frombuffer(data, np.uint8)
+        rows = _rows(brick, run.offset // row, (run.offset + run.count - 1) // row)
+        if rows.size[1:] == (1, 1):
+            item = volume.kind.bytes
+            first, last = run.offset % row // item, (run.offset + run.count - 1) % row // item
+            rows = Box((rows.offset[0] + first, *rows.offset[1:]), (last - first + 1, 1, 1))
+        touched[grid.window(covering_blocks(rows, volume.block))] = True
+    after[window] = voxels
+    old, new = (kernel.scatter(a, volume.block_shape) for a in (before, after))
+    there = np.zeros(grid.shape, bool)
+    there[tuple((stored - grid.origin).T)] = True
+    changed = (old != new).any((1, 2, 3)) | ~there.reshape(-1)
+    chosen = np.flatnonzero(touched.reshape(-1) & changed)
+    coords = np.column_stack(np.unravel_index(chosen, grid.shape)) + grid.origin
+    put_blocks(view, zip([(x, y, z) for z, y, x in coords.tolist()], volume.encode(new[chosen]), strict=True))
+
+
+def _times(coord: Point, block: Point) -> Point:
+    return coord[0] * block[0], coord[1] * block[1], coord[2] * block[2]

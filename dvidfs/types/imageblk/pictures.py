@@ -1,0 +1,178 @@
+"""Pictures of an image volume: slices along two axes, slices with square pixels, oblique slices.
+
+Decides which voxels a picture shows; its file format is :mod:`dvidfs.types.formats.rasters`. A picture is an array (y, x):
+the second axis of its plane downward, the first to the right. Invariant: a picture that must be made as a
+whole has at most :data:`WHOLE_PIXELS`; slices as png are made in strips and may be larger.
+Source: reference note "imageblk" 5.2, 5.3 and 5.5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvidfs.errors import BadRequest, Unsupported
+from dvidfs.types.base import Content
+from dvidfs.types.formats.png import png_strips
+from dvidfs.types.formats.rasters import PictureFormat, as_picture, encode_picture
+from dvidfs.types.geometry import COORD_MAX, COORD_MIN, Box, Plane, span
+from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume
+
+WHOLE_PIXELS = 1 << 28
+_TILE = 32
+"""Oblique slices are sampled in squares of so many pixels: the box around one is small."""
+_TILE_BYTES = 16 << 20
+
+
+def slice_rows(volume: Volume, plane: Plane, box: Box, first: int, stop: int) -> NDArray:
+    """Rows [first, stop) of the slice that ``box`` is (one voxel thick across ``plane``): (y, x), or (y, x, channels)."""
+    across, down = plane.axes
+    offset, size = list(box.offset), list(box.size)
+    offset[down], size[down] = offset[down] + first, stop - first
+    part = Box((offset[0], offset[1], offset[2]), (size[0], size[1], size[2]))
+    return volume.kind.split(volume.read(part).reshape(stop - first, box.size[across]))
+
+
+def slice_content(volume: Volume, plane: Plane, box: Box, form: PictureFormat) -> Content:
+    """The picture file of a slice."""
+    width, height = (box.size[axis] for axis in plane.axes)
+    if form.name == "png" and box.volume * volume.kind.bytes > PIECE_BYTES:
+        return Content(png_strips(width, height, _strips(volume, plane, box)), form.content_type)
+    check_whole(width, height)
+    return picture_content(slice_rows(volume, plane, box, 0, height), form)
+
+
+def picture_content(voxels: NDArray, form: PictureFormat) -> Content:
+    data = encode_picture(voxels, form)
+    return Content(data, form.content_type, len(data))
+
+
+def _strips(volume: Volume, plane: Plane, box: Box) -> Iterator[NDArray]:
+    width, height = (box.size[axis] for axis in plane.axes)
+    depth = volume.block[plane.axes[1]]
+    rows = max(1, PIECE_BYTES // (width * volume.kind.bytes))
+    rows = rows // depth * depth or rows
+    for first in range(0, height, rows):
+        yield as_picture(slice_rows(volume, plane, box, first, min(first + rows, height)))
+
+
+def check_whole(width: int, height: int) -> None:
+    """Refuses a picture that cannot be made in strips and is too large to be held."""
+    if width < 1 or height < 1:
+        raise BadRequest(f"Illegal geometry requested: a picture of {width} x {height} pixels")
+    if width * height > WHOLE_PIXELS:
+        raise BadRequest(f"a picture of {width} x {height} pixels is too large: ask for png, or for smaller parts")
+
+
+# ---------------------------------------------------------------- square pixels
+
+
+def square_size(sizes: tuple[float, float], width: int, height: int) -> tuple[int, int]:
+    """Voxels to be read for a picture of ``width`` x ``height`` square pixels; single precision, as the original counts."""
+    rx, ry = map(np.float32, sizes)
+    half = np.float32(0.5)
+    if rx < ry:
+        return width, int(np.float32(height) * rx / ry + half)
+    if rx > ry:
+        return int(np.float32(width) * ry / rx + half), height
+    return width, height
+
+
+def rescale(picture: NDArray, width: int, height: int) -> NDArray:
+    """A picture (y, x) of unsigned integers averaged to another size; each mean is cut to an integer."""
+    source_height, source_width = picture.shape
+    if (source_width, source_height) == (width, height):
+        return picture
+    sums = _spread(_spread(picture.astype(np.int64), height).T, width).T
+    return (sums // (source_width * source_height)).astype(picture.dtype)
+
+
+def _spread(rows: NDArray, wanted: int) -> NDArray:
+    """Along the first axis: each of n values is repeated ``wanted`` times, then runs of n are summed, giving ``wanted`` sums."""
+    n = len(rows)
+    before = np.concatenate((np.zeros_like(rows[:1]), rows.cumsum(0)))
+    borders = np.arange(wanted + 1) * n
+    whole, rest = borders // wanted, borders % wanted
+    following = np.concatenate((rows, rows[-1:]))
+    upto = before[whole] * wanted + following[whole] * rest[:, None]
+    return np.diff(upto, axis=0)
+
+
+# ---------------------------------------------------------------- oblique slices
+
+
+@dataclass(frozen=True)
+class Oblique:
+    """A rectangle anywhere in space: corners and steps as vectors (x, y, z) in voxels."""
+
+    corner: NDArray[np.float64]
+    right: NDArray[np.float64]
+    down: NDArray[np.float64]
+    width: int
+    height: int
+
+
+def oblique(corners: tuple[NDArray, NDArray, NDArray], spacing: float, voxel: list[float] | None) -> Oblique:
+    """The rectangle with these corners (top left, top right, bottom left), in units of the voxel size, a pixel each ``spacing``."""
+    if voxel is None:
+        raise BadRequest("the voxel size of this volume is not known: POST resolution first")
+    if not spacing > 0:
+        raise BadRequest(f"a spacing of {spacing} cannot be: want a number above 0")
+    top_left, top_right, bottom_left = corners
+    steps = [math.floor(math.dist(end, top_left) / spacing) for end in (top_right, bottom_left)]
+    check_whole(steps[0] + 1, steps[1] + 1)
+    right, down = (
+        (end - top_left) / n if n else np.zeros(3) for end, n in zip((top_right, bottom_left), steps, strict=True)
+    )
+    scale = np.array(voxel[:3])
+    return Oblique(top_left / scale, right / scale, down / scale, steps[0] + 1, steps[1] + 1)
+
+
+def sample(volume: Volume, area: Oblique) -> NDArray:
+    """The picture of an oblique slice: trilinear between the eight voxels around each point, rounded; gaps are background."""
+    if volume.kind.dtype != np.uint8:
+        raise Unsupported(f"oblique slices are cut of volumes of bytes only, not of {volume.kind.name}")
+    corners = [area.corner + area.right * x + area.down * y for x in (0, area.width) for y in (0, area.height)]
+    if np.abs(corners).max() > COORD_MAX - 1:
+        raise BadRequest(f"the slice leaves the space of coordinates, {COORD_MIN} to {COORD_MAX}")
+    out = np.empty((area.height, area.width, *volume.kind.channels), np.uint8)
+    for y in range(0, area.height, _TILE):
+        for x in range(0, area.width, _TILE):
+            _sample_tile(volume, area, out, slice(y, min(y + _TILE, area.height)), slice(x, min(x + _TILE, area.width)))
+    return out
+
+
+def _sample_tile(volume: Volume, area: Oblique, out: NDArray, rows: slice, columns: slice) -> None:
+    """Fills a part of the picture from the box around its points; far-flung points are taken in smaller parts."""
+    y, x = np.arange(rows.start, rows.stop)[:, None, None], np.arange(columns.start, columns.stop)[None, :, None]
+    points = area.corner + y * area.down + x * area.right
+    low, high = np.floor(points).astype(np.int64), np.ceil(points).astype(np.int64)
+    first, last = low.min((0, 1)).tolist(), high.max((0, 1)).tolist()
+    box = span((first[0], first[1], first[2]), (last[0] + 1, last[1] + 1, last[2] + 1))
+    if box.volume * volume.kind.bytes > _TILE_BYTES and points.shape[:2] != (1, 1):
+        for part_y in _halves(rows):
+            for part_x in _halves(columns):
+                _sample_tile(volume, area, out, part_y, part_x)
+        return
+    voxels = volume.kind.split(volume.read(box, volume.background))
+    out[rows, columns] = _trilinear(voxels, points - low, low - first, high - first)
+
+
+def _halves(part: slice) -> list[slice]:
+    middle = (part.start + part.stop) // 2
+    return [s for s in (slice(part.start, middle), slice(middle, part.stop)) if s.start < s.stop]
+
+
+def _trilinear(voxels: NDArray, part: NDArray, low: NDArray, high: NDArray) -> NDArray:
+    """Values between voxels (z, y, x): ``part`` is how far each point lies from ``low`` to ``high``, along (x, y, z)."""
+    total = np.zeros((*part.shape[:2], *voxels.shape[3:]))
+    for corner in np.ndindex(2, 2, 2):
+        is_high = np.array(corner, bool)
+        x, y, z = np.moveaxis(np.where(is_high, high, low), -1, 0)
+        weight = np.where(is_high, part, 1 - part).prod(-1)
+        total += weight.reshape(*weight.shape, *[1] * (voxels.ndim - 3)) * voxels[z, y, x]
+    return np.floor(total + 0.5)

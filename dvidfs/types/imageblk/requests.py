@@ -1,0 +1,356 @@
+"""What can be asked of an image volume over HTTP, as plain functions over a view.
+
+Decides the meaning of paths, options and bodies (reference note "imageblk" 5.2 to 5.6); how voxels are read and written
+is :mod:`~dvidfs.types.imageblk.volume`. A writing request is taken apart and encoded before the write lane and only put
+there. Invariant: what is refused wrote nothing; a long answer is streamed and never held as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from dvidfs.engine import journal, keys, repos
+from dvidfs.engine.keys import Family
+from dvidfs.engine.store import Buffer
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.errors import BadRequest
+from dvidfs.kernels import blocks as kernel
+from dvidfs.types.base import OCTETS, Content
+from dvidfs.types.formats.blockstream import write_records
+from dvidfs.types.formats.rasters import PictureFormat, parse_format
+from dvidfs.types.geometry import (
+    Box,
+    Point,
+    check_volume,
+    checked_box,
+    covering_blocks,
+    is_aligned,
+    join,
+    parse_box,
+    parse_floats,
+    parse_int,
+    parse_plane,
+    parse_point,
+    parse_size,
+)
+from dvidfs.types.imageblk import extents, pictures, settings
+from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume, as_bytes, put_blocks
+from dvidfs.types.pieces import Spool, batched
+
+MAX_ROWS = 1 << 22
+COMPRESSIONS = ("", "uncompressed", "jpeg")
+
+
+# ---------------------------------------------------------------- windows
+
+
+def get_raw(
+    view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, attenuation: str
+) -> Content:
+    """A slice as a picture, or a volume as its voxels; what is not stored is 0."""
+    return _window(view, dims, size, offset, format or "", roi, attenuation, squared=False)
+
+
+def get_isotropic(
+    view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, attenuation: str
+) -> Content:
+    """The same with square pixels: of a slice whose voxels are not, fewer are read and scaled to the size asked for."""
+    return _window(view, dims, size, offset, format or "", roi, attenuation, squared=True)
+
+
+def _window(
+    view: ReadView, dims: str, size: str, offset: str, form: str, roi: str, attenuation: str, *, squared: bool
+) -> Content:
+    volume, plane = Volume.of(view), parse_plane(dims)
+    _check_mask(view, roi, attenuation)
+    box = parse_box(plane, size, offset)
+    n = check_volume(box, volume.kind.bytes)
+    if not plane.is_volume:
+        picture = parse_format(form)
+        if squared:
+            return _squared(volume, dims, box, offset, picture)
+        return pictures.slice_content(volume, plane, box, picture)
+    if form in ("jpg", "jpeg"):
+        x, y, z = box.size
+        pictures.check_whole(x, y * z)
+        return pictures.picture_content(volume.kind.split(volume.read(box).reshape(y * z, x)), PictureFormat("jpeg"))
+    if n <= PIECE_BYTES:
+        return Content(as_bytes(volume.read(box)), OCTETS, n)
+    return Content(volume.stream(box), OCTETS, n)
+
+
+def _squared(volume: Volume, dims: str, box: Box, offset: str, form: PictureFormat) -> Content:
+    plane = parse_plane(dims)
+    width, height = (box.size[axis] for axis in plane.axes)
+    voxel = volume.view.instance.settings["VoxelSize"]
+    across, down = (voxel[axis] for axis in plane.axes) if voxel else (1.0, 1.0)
+    source = pictures.square_size((across, down), width, height)
+    if source == (width, height):
+        return pictures.slice_content(volume, plane, box, form)
+    box = parse_box(plane, join(source), offset)
+    pictures.check_whole(width, height)
+    pictures.check_whole(*source)
+    picture = pictures.slice_rows(volume, plane, box, 0, source[1])
+    return pictures.picture_content(pictures.rescale(picture, width, height), form)
+
+
+def _check_mask(view: ReadView, roi: str, attenuation: str) -> None:
+    """Refuses a mask that is none. ``attenuation`` has no effect, as in the original, but must make sense."""
+    if not roi:
+        return
+    if attenuation:
+        parse_int(attenuation, "Attenuation should be from 1 to 7 (divides by 2^n):", 1, 7)
+    kind = view.other(roi).instance.type
+    raise BadRequest(f'"{roi}" is of type {kind}: only an instance of type roi can be a mask')
+
+
+def get_arb(
+    view: ReadView, top_left: str, top_right: str, bottom_left: str, spacing: str, format: str | None
+) -> Content:
+    """An oblique slice: the corners are points (x, y, z) in units of the voxel size, ``spacing`` is the size of a pixel."""
+    volume, form = Volume.of(view), parse_format(format or "")
+    named = (("top left", top_left), ("top right", top_right), ("bottom left", bottom_left))
+    first, second, third = (np.array(parse_floats(text, what, 3, "_")) for what, text in named)
+    (pixel,) = parse_floats(spacing, "resolution", 1)
+    area = pictures.oblique((first, second, third), pixel, view.instance.settings["VoxelSize"])
+    return pictures.picture_content(pictures.sample(volume, area), form)
+
+
+# ---------------------------------------------------------------- writing a volume
+
+
+def prepare_raw(
+    view: ReadView, dims: str, size: str, offset: str, body: Buffer, roi: str, attenuation: str, mutate: bool
+) -> Mapping[str, Any]:
+    """Takes a volume apart into blocks and encodes them."""
+    volume, plane = Volume.of(view), parse_plane(dims)
+    if not plane.is_volume:
+        raise BadRequest("DVID does not permit 2d mutations, only 3d block-aligned stores")
+    _check_mask(view, roi, attenuation)
+    box = parse_box(plane, size, offset)
+    n = check_volume(box, volume.kind.bytes)
+    if not is_aligned(box, volume.block):
+        raise BadRequest(
+            f"cannot store voxels in non-block aligned geometry {_corners(box)}: offset and size must be multiples of "
+            f"{join(volume.block)}"
+        )
+    if len(body) != n:
+        raise BadRequest(f"voxels data was {len(body)} bytes, expected {n} bytes for a volume of {box}")
+    return {"box": box, "blocks": _encode(volume, box, body), "mutate": mutate}
+
+
+def _encode(volume: Volume, box: Box, voxels: Buffer) -> Spool[Point]:
+    """The payloads of a volume made of whole blocks, made layer by layer."""
+    grid = covering_blocks(box, volume.block)
+    (x0, y0, z0), (nx, _, nz) = grid.offset, grid.size
+    array, depth, out = np.frombuffer(voxels, volume.kind.item).reshape(box.shape), volume.block[2], Spool[Point]()
+    for z in range(nz):
+        layer = kernel.scatter(array[z * depth : (z + 1) * depth], volume.block_shape)
+        for i, payload in enumerate(volume.encode(layer)):
+            out.add((x0 + i % nx, y0 + i // nx, z0 + z), payload)
+    return out
+
+
+def post_raw(view: WriteView, box: Box, blocks: Iterable[tuple[Point, Buffer]], mutate: bool) -> None:
+    """Stores the blocks of a volume; extents grow to cover it."""
+    put_blocks(view, blocks)
+    extents.grow(view, box)
+    action = "mutate" if mutate else "ingest"
+    journal.record(view, action, Offset=box.offset, Size=box.size)
+
+
+def _corners(box: Box) -> str:
+    first, last = (",".join(map(str, corner)) for corner in (box.offset, box.last))
+    return f"({first}) -> ({last})"
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def _row(volume: Volume, coord: str, span: str) -> Box:
+    """The blocks of ``/<coord>/<span>``: a row along x, as a box of block coordinates."""
+    n = parse_int(span, "span", 0)
+    if not n:
+        raise BadRequest("a span of 0 blocks: want 1 or more")
+    row = checked_box((n, 1, 1), parse_point(coord, "block coordinate"))
+    check_volume(Box((0, 0, 0), (n, 1, 1)), volume.block_bytes)
+    return row
+
+
+def get_blocks(view: ReadView, coord: str, span: str) -> Content:
+    """The voxels of blocks along x, block after block; what is not stored is background."""
+    volume = Volume.of(view)
+    row = _row(volume, coord, span)
+    n = row.size[0] * volume.block_bytes
+    empty = bytes([volume.background]) * volume.block_bytes
+
+    def voxels() -> Iterator[Buffer]:
+        step = max(1, PIECE_BYTES // volume.block_bytes)
+        for first in range(0, row.size[0], step):
+            part = Box((row.offset[0] + first, *row.offset[1:]), (min(step, row.size[0] - first), 1, 1))
+            coords, payloads = volume.stored(part)
+            known = dict(zip(coords[:, 2].tolist(), payloads, strict=True))
+            for x in range(part.offset[0], part.stop[0]):
+                yield as_bytes(volume.decode(known[x])) if x in known else empty
+
+    return _joined(voxels(), n)
+
+
+def prepare_blocks(view: ReadView, coord: str, span: str, body: Buffer, mutate: bool) -> Mapping[str, Any]:
+    """Encodes the blocks of a row; a longer body is cut, as in the original."""
+    volume = Volume.of(view)
+    row = _row(volume, coord, span)
+    n = row.size[0]
+    if len(body) < n * volume.block_bytes:
+        raise BadRequest(
+            f"block data ceased before all block data read: {n} blocks of {volume.block_bytes} bytes are "
+            f"{n * volume.block_bytes} bytes, the body has {len(body)}"
+        )
+    voxels = np.frombuffer(body, volume.kind.item, n * volume.block_bytes // volume.kind.bytes)
+    payloads = volume.encode(voxels.reshape(n, *volume.block_shape))
+    x, y, z = row.offset
+    return {"row": row, "blocks": [((x + i, y, z), payload) for i, payload in enumerate(payloads)], "mutate": mutate}
+
+
+def post_blocks(view: WriteView, row: Box, blocks: Sequence[tuple[Point, Buffer]], mutate: bool) -> None:
+    """Stores blocks as they are; extents stay, as in the original."""
+    put_blocks(view, blocks)
+    journal.record(view, "mutate" if mutate else "ingest", Block=row.offset, Span=row.size[0])
+
+
+def get_subvolblocks(view: ReadView, size: str, offset: str, compression: str) -> Content:
+    """The stored blocks of a volume made of whole blocks, as a stream of records, z slowest."""
+    volume = Volume.of(view)
+    box = checked_box(parse_size(size), parse_point(offset, "offset"))
+    if not is_aligned(box, volume.block):
+        raise BadRequest(
+            f"cannot use labels via 'block' endpoint in non-block aligned geometry {_corners(box)}: offset and size must "
+            f"be multiples of {join(volume.block)}"
+        )
+    wire = _Wire(volume, compression)
+    blocks = covering_blocks(box, volume.block)
+    (x, y, z), (sx, sy, sz) = blocks.offset, blocks.size
+    if sy * sz > MAX_ROWS:
+        raise BadRequest(f"{sy} x {sz} rows of blocks are too many to look through: want at most {MAX_ROWS}")
+    rows = max(1, PIECE_BYTES // (sx * volume.block_bytes))
+
+    def records() -> Iterator[Buffer]:
+        for layer in range(z, z + sz):
+            for first in range(y, y + sy, rows):
+                part = Box((x, first, layer), (sx, min(rows, y + sy - first), 1))
+                yield from wire.records(*volume.stored(part))
+
+    return _joined(records(), blocks.volume * volume.block_bytes if blocks.volume < 4096 else None)
+
+
+def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: str) -> Content:
+    """The stored ones of the blocks that are named (x,y,z,x,y,z,...), as a stream of records in that order."""
+    volume = Volume.of(view)
+    wire = _Wire(volume, compression)
+    words = blocks.split(",") if blocks else []
+    if len(words) % 3:
+        raise BadRequest("block query string should be three coordinates per block: x,y,z,x,y,z,...")
+    numbers = [parse_int(word, "block coordinate") for word in words]
+    if prefetch in ("on", "true"):
+        return Content(b"", OCTETS, 0)
+    coords = [(x, y, z) for x, y, z in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)]
+    found = [(c, e) for c in coords if (e := view.find(Family.BLOCK, keys.encode_block(0, *c))) is not None]
+
+    def records() -> Iterator[Buffer]:
+        step = max(1, PIECE_BYTES // volume.block_bytes)
+        for at in range(0, len(found), step):
+            part = found[at : at + step]
+            zyx = np.array([c[::-1] for c, _ in part], np.int64)
+            yield from wire.records(zyx, view.load_many([e for _, e in part]))
+
+    return _joined(records(), None)
+
+
+class _Wire:
+    """How blocks go out: as they are stored, or as voxels."""
+
+    def __init__(self, volume: Volume, compression: str) -> None:
+        if compression not in COMPRESSIONS:
+            raise BadRequest(
+                f"don't understand 'compression' query string value: {compression}: want uncompressed, jpeg, or none at all"
+            )
+        if compression == "jpeg" and volume.form.name != "jpeg":
+            raise BadRequest(
+                f"can't encode JPEG: expected internal block data to be JPEG, was {volume.form.title} instead"
+            )
+        self.volume, self.inflated = volume, compression == "uncompressed"
+
+    def records(self, coords: NDArray[np.int64], payloads: Sequence[Buffer]) -> Iterator[Buffer]:
+        """Heads and payloads of blocks; coordinates are (n, 3) in (z, y, x)."""
+        out = [as_bytes(self.volume.decode(p)) for p in payloads] if self.inflated else payloads
+        return write_records(((x, y, z), payload) for (z, y, x), payload in zip(coords.tolist(), out, strict=True))
+
+
+def _joined(pieces: Iterator[Buffer], estimate: int | None) -> Content:
+    """A short answer whole, so that its length is known; a long one piece by piece."""
+    if estimate is not None and estimate <= PIECE_BYTES:
+        body = b"".join(pieces)
+        return Content(body, OCTETS, len(body))
+    return Content(batched(pieces), OCTETS)
+
+
+# ---------------------------------------------------------------- the volume as a whole
+
+
+def get_metadata(view: ReadView) -> Content:
+    """Axes and properties in one JSON object, and a line feed."""
+    kind = Volume.of(view).kind
+    text = orjson.dumps(settings.metadata_json(kind, view.instance.settings, extents.shown(view))) + b"\n"
+    return Content(text, "application/vnd.dvid-nd-data+json", len(text))
+
+
+def post_extents(view: WriteView, body: Buffer) -> None:
+    """Sets the extents of this version; they may shrink. A point with too few numbers is completed with 0."""
+    given = _json(body)
+    if not isinstance(given, dict):
+        raise BadRequest(f"extents must be a JSON object, as {_EXTENTS}")
+    lower = {name.lower(): value for name, value in given.items()}
+    first, last = (_corner(lower.get(name.lower()), name) for name in ("MinPoint", "MaxPoint"))
+    extents.replace(view, settings.corner_box(first, last))
+    journal.record(view, "post-extents", MinPoint=first, MaxPoint=last)
+
+
+_EXTENTS = '{"MinPoint": [0,0,0], "MaxPoint": [511,511,511]}'
+
+
+def _corner(point: Any, name: str) -> Point:
+    is_point = isinstance(point, list) and point and all(type(n) is int and -(2**31) <= n < 2**31 for n in point)
+    if not is_point:
+        raise BadRequest(f"{name} must be a list of three whole 32-bit numbers, as {_EXTENTS}")
+    x, y, z = (*point, 0, 0)[:3]
+    return x, y, z
+
+
+def post_resolution(view: WriteView, body: Buffer) -> None:
+    """Sets the voxel size of the instance, at all versions; null: not known."""
+    given = _json(body)
+    is_numbers = isinstance(given, list) and all(type(n) in (int, float) for n in given)
+    if given is not None and not is_numbers:
+        raise BadRequest("the resolution must be a JSON list of three numbers, as [8.0, 8.0, 8.0]")
+    voxel = None if given is None else settings.voxel_size(given)
+    repos.change_instance(view.txn, view.instance, settings={**view.instance.settings, "VoxelSize": voxel})
+    journal.record(view, "post-resolution", VoxelSize=voxel)
+
+
+def _json(body: Buffer) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+
+
+def get_rawkey(view: ReadView, rest: str | None) -> Content:
+    """Nothing, as the original answers (its documentation promises the key of a block in its store)."""
+    if rest is not None:
+        raise BadRequest("rawkey endpoint should be followed by query strings (x, y, and z) giving block coord")
+    return Content(b"", "", 0)
