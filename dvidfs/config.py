@@ -131,10 +131,10 @@ def read_toml(path: Path) -> Config:
     return replace(config, file=path, text=text, warnings=tuple(reader.warnings()))
 
 
-def _lower(value: Any) -> Any:
-    """Tables with their own keys in lower case; what is below a name that a person chose is reached by it."""
+def _lower(value: Any, kept: bool = False) -> Any:
+    """Tables with their keys in lower case, except names of instances."""
     if isinstance(value, Mapping):
-        return {str(k).lower(): _lower(v) for k, v in value.items()}
+        return {k if kept else k.lower(): _lower(v, k.lower() == "mutcache") for k, v in value.items()}
     return value
 
 

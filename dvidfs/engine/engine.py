@@ -21,7 +21,6 @@ import trio
 
 from dvidfs.engine import jobs, repos
 from dvidfs.engine.graph import Instance, Repo
-from dvidfs.engine.listings import Listings
 from dvidfs.engine.store import Durability, ReadTxn, Store, WriteTxn
 
 T = TypeVar("T")
@@ -38,7 +37,7 @@ class Engine:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.listings = Listings()
+        self.listings = store.listings
         self.closing = False
 
     @contextmanager
@@ -82,10 +81,7 @@ class Engine:
             now = self.store.last_txn()
             if now != seen:
                 with self.store.read() as txn:
-                    waiting = any(
-                        j.state == "queued" or (j.state == "running" and not jobs.alive(j.owner))
-                        for j in jobs.all_jobs(txn)
-                    )
+                    waiting = any(map(jobs.waits, jobs.all_jobs(txn)))
                 seen = now
                 if waiting:
                     await trio.to_thread.run_sync(self._run_waiting)

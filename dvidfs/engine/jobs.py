@@ -102,13 +102,21 @@ def cancel(txn: WriteTxn, number: int) -> None:
         save(txn, replace(job, state="cancelled", updated=txn.now))
 
 
+def waits(job: Job) -> bool:
+    """Whether this process should run it: nobody does, and its kind is known here."""
+    return job.kind in KINDS and (job.state == "queued" or (job.state == "running" and not alive(job.owner)))
+
+
 def claim(txn: WriteTxn) -> Job | None:
-    """Take the oldest job that waits or whose owner is dead; forget old finished ones."""
+    """Take the oldest job that waits or whose owner is dead; forget old finished ones.
+
+    Jobs of kinds that are not known here are left to the programs that made them (an import, run again, goes on).
+    """
     for job in all_jobs(txn):
         if job.state in ("done", "failed", "cancelled"):
             if txn.now - job.updated > KEPT_SECONDS * 10**9:
                 txn.delete(Table.JOBS, U64.pack(job.id))
-        elif job.state == "queued" or not alive(job.owner):
+        elif waits(job):
             taken = replace(job, state="running", owner=me(), updated=txn.now)
             save(txn, taken)
             return taken

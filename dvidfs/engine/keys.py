@@ -189,7 +189,7 @@ def text_span_start(key: bytes) -> bytes:
 def text_span_end(key: bytes) -> bytes:
     """Encoded bytes after every key <= ``key``; a run of long keys may hold others, to be cut by name."""
     enc = key.replace(b"\0", b"\0\xff")
-    return enc + b"\0\x01" if len(enc) < PREFIX else long_prefix(enc) + b"\xff"
+    return enc + b"\0\x01" if len(enc) < PREFIX else long_prefix(enc) + b"\xff" * (LMDB_KEY - PREFIX)
 
 
 def encode_block(scale: int, x: int, y: int, z: int) -> bytes:

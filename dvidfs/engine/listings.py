@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvidfs.engine.versions import ReadView
+if TYPE_CHECKING:
+    from dvidfs.engine.versions import ReadView
 
 LIMIT = 128 << 20
 PER_KEY = 90
@@ -40,6 +43,13 @@ class Listing:
             self._sizes, self._mtimes = table[:, 0].copy(), table[:, 1].copy()
         return self._sizes, self._mtimes
 
+    def derive(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """Bytes made of the keys, kept with them."""
+        found = self.memo.get(name)
+        if found is None:
+            found = self.memo[name] = make()
+        return found
+
     @property
     def cost(self) -> int:
         return PER_KEY * len(self.keys) + sum(map(len, self.memo.values())) + 256
@@ -54,24 +64,32 @@ class Listings:
         self._held: OrderedDict[tuple[int, int, int, int], Listing] = OrderedDict()
         self._cost: dict[tuple[int, int, int, int], int] = {}
 
-    def of(self, view: ReadView) -> Listing:
+    def known(self, view: ReadView) -> Listing | None:
+        """The listing, if it is in the cache."""
         stamp = view.stamp()
         with self._lock:
             found = self._held.get(stamp)
             if found is not None:
                 self._held.move_to_end(stamp)
-                return found
-        found = Listing(view)
-        self._keep(stamp, found)
+            return found
+
+    def of(self, view: ReadView) -> Listing:
+        found = self.known(view)
+        if found is None:
+            found = Listing(view)
+            self._keep(view.stamp(), found)
         return found
 
     def _keep(self, stamp: tuple[int, int, int, int], listing: Listing) -> None:
+        cost = 2 * listing.cost  # its keys once more in what is derived from them
         with self._lock:
             for old in [s for s in self._held if s[:2] == stamp[:2]]:
                 self._drop(old)
+            if cost > self.limit:
+                return
             self._held[stamp] = listing
-            self._cost[stamp] = listing.cost
-            while sum(self._cost.values()) > self.limit and len(self._held) > 1:
+            self._cost[stamp] = cost
+            while sum(self._cost.values()) > self.limit:
                 self._drop(next(iter(self._held)))
 
     def _drop(self, stamp: tuple[int, int, int, int]) -> None:

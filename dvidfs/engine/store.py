@@ -42,6 +42,7 @@ from dvidfs.engine.keys import (
     Change,
     Table,
 )
+from dvidfs.engine.listings import Listings
 from dvidfs.errors import DiskFull, DvidfsError, StoreError
 
 log = logging.getLogger(__name__)
@@ -211,6 +212,13 @@ class WriteTxn(ReadTxn):
         self._ids[at] += 1
         return self._ids[at] - 1
 
+    def new_ids(self, which: Literal["value"], count: int) -> int:
+        """The first of ``count`` ids in a row."""
+        first = self.new_id(which)
+        if self._ids is not None and count > 0:
+            self._ids[3] += count - 1
+        return first
+
     def new_mutation_id(self, repo: int) -> int:
         found = self.mutation_id(repo)
         self.put(Table.META, b"mutid" + U32.pack(repo), U64LE.pack(found + 1))
@@ -279,6 +287,11 @@ class WriteTxn(ReadTxn):
             self._touched[at] = []
             self._tracked[at] = instance.versioned
         self._touched[at].append(key)
+
+    def touch_many(self, instance: Instance, version: int, keys: list[bytes]) -> None:
+        if keys:
+            self.touch(instance, version, keys[0])
+            self._touched[instance.id, version].extend(keys[1:])
 
     def finish(self) -> None:
         """Write the counters and notes that the function left; called once, by the lane."""
@@ -349,10 +362,12 @@ class Store:
         self._meta = self.dbs[Table.META]
         self._graph = self._load_graph()
         self._graph_lock = threading.Lock()
+        self.listings = Listings()
         self._listeners: list[Callable[[], None]] = []
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._dirty = threading.Event()
+        self._ending = threading.Event()
         self._lane = threading.Thread(target=self._run_lane, name="write lane", daemon=True)
         self._lane.start()
         self._syncer: threading.Thread | None = None
@@ -388,6 +403,7 @@ class Store:
         self._jobs.put(None)
         self._lane.join()
         if self._syncer is not None:
+            self._ending.set()
             self._dirty.set()
             self._syncer.join()
         with suppress(lmdb.Error):
@@ -558,7 +574,7 @@ class Store:
             self._dirty.clear()
             with suppress(lmdb.Error):
                 self._env.sync(True)
-            time.sleep(0 if self._closed else SYNC_SECONDS)
+            self._ending.wait(SYNC_SECONDS)
 
     # -- the graph in memory ---------------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 MIN_COMPRESS = 128
 """Shorter values are kept as they are: the frame would eat the gain."""
+WORTH = 0.7
+"""Compressed only if no more than this remains: base64 and the like shrink by a quarter, which does not pay for
+inflating them on each read."""
 KEEP_NS = 3600 * 10**9
 """How long replaced pieces stay readable."""
 
@@ -93,7 +96,7 @@ def prepare(data: Buffer, *, compress: bool = True) -> Prepared:
     """Compress a value of at most PIECE bytes if that makes it smaller."""
     if compress and len(data) >= MIN_COMPRESS:
         packed = _compressor().compress(data)
-        if len(packed) < len(data) - len(data) // 16:
+        if len(packed) <= WORTH * len(data):
             return Prepared(packed, len(data), Codec.ZSTD)
     return Prepared(data, len(data))
 

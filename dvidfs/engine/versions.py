@@ -267,12 +267,40 @@ class ReadView:
             found = [f for start, stop in spans for f in self.scan(family, start, stop, _refuse)]
             return list(zip([f.enc for f in found], self.load_many([f.entry for f in found]), strict=True))
         rows = self._nearest(family, spans)
-        heads = [keys.ENTRY.unpack_from(raw) for _, raw in rows]
+        return list(zip([enc for enc, _ in rows], self._load_rows([raw for _, raw in rows]), strict=True))
+
+    def _load_rows(self, rows: Sequence[bytes]) -> list[Buffer]:
+        """The values that index entries point to."""
+        heads = [keys.ENTRY.unpack_from(raw) for raw in rows]
         if all(h[0] == Kind.ROW and h[1] == Codec.RAW for h in heads):
             views = self.txn.get_many(Table.VALUES, [keys.VALUE_KEY.pack(self.instance.id, h[6], 0) for h in heads])
-            if len(views) == len(rows):
-                return list(zip([enc for enc, _ in rows], views, strict=True))
-        return [(enc, self.load(Entry.parse(raw, self.version))) for enc, raw in rows]
+            if len(views) == len(rows):  # else the single load below names the row that is missing
+                return views
+        return [self.load(Entry.parse(raw, self.version)) for raw in rows]
+
+    def load_keys(self, family: Family, encoded: Sequence[bytes]) -> list[Buffer | None]:
+        """The values of those keys, None for one that has none; made for thousands, as :meth:`load_spans`."""
+        found: list[bytes | None] = []
+        if self.lineage.merges:
+            entries = [self.find(family, enc) for enc in encoded]
+            return [None if e is None else self.load(e) for e in entries]
+        head, suffix, marks = self.heads[family], self.lineage.suffix, self.lineage.marks
+        cursor: Any = self.txn.cursor(Table.INDEX)
+        seek, item = cursor.set_range, cursor.item
+        for enc in encoded:
+            prefix = head + enc
+            row = None
+            if seek(prefix + suffix):
+                key, raw = item()
+                if key.startswith(prefix):
+                    mark = marks.get(key[-SUFFIX:])
+                    if mark == 1:
+                        row = raw
+                    elif not mark and self.find(family, enc) is not None:
+                        row = cursor.value()  # not seen before, or of another branch: find has moved the cursor on
+            found.append(row)
+        values_found = iter(self._load_rows([row for row in found if row is not None]))
+        return [None if row is None else next(values_found) for row in found]
 
     def _nearest(self, family: Family, spans: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Encoded keys and entries with a value, where no merge makes a choice; as fast as Python walks rows."""
@@ -390,6 +418,33 @@ class WriteView(ReadView):
         txn.put(Table.INDEX, at + VALUE, values.store_value(txn, instance, value, key, txn.now))
         txn.touch(self.instance, self.version, prefix)
         return replaced
+
+    def put_many(self, family: Family, items: Sequence[tuple[bytes, Prepared, bytes]]) -> None:
+        """:meth:`put` for many keys at once: (encoded key, value, whole key if long) in encoded order, each once."""
+        txn, instance = self.txn, self.instance.id
+        head, suffix = self.heads[family], self._suffix
+        cursor: Any = txn.cursor(Table.INDEX)
+        ref = txn.new_ids("value", len(items))
+        index, rows, touched = [], [], []
+        pack_entry, pack_key, now = keys.ENTRY.pack, keys.VALUE_KEY.pack, txn.now
+        for enc, value, whole in items:
+            prefix = head + enc
+            at = prefix + suffix
+            if cursor.set_range(at) and cursor.key().startswith(at):
+                self.put(family, enc, value, whole)  # replaces something of this very version
+                continue
+            data = value.data
+            if len(data) <= keys.INLINE and not whole:
+                index.append((at + VALUE, pack_entry(Kind.INLINE, value.codec, 0, 0, value.size, now, 0) + bytes(data)))
+            else:
+                entry = pack_entry(Kind.ROW, value.codec, len(whole), 0, value.size, now, ref)
+                index.append((at + VALUE, entry + whole))
+                rows.append((pack_key(instance, ref, 0), data))
+                ref += 1
+            touched.append(prefix)
+        txn.put_many(Table.INDEX, index)
+        txn.put_many(Table.VALUES, rows)
+        txn.touch_many(self.instance, self.version, touched)
 
     def put_text(self, key: bytes, value: Prepared | Uploaded) -> None:
         enc = keys.encode_text(keys.check_key(key))

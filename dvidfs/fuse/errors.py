@@ -35,10 +35,20 @@ PASSED_ON = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, e
 """Errors of the operating system (of a write buffer's temporary file) that mean to the caller what they say."""
 
 
+class Errno(Exception):
+    """An errno that is meant, for what no kind of error tells."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(text)
+        self.errno = number
+
+
 def errno_of(error: Exception) -> int:
     """The errno of any exception; what is not expected is EIO."""
     if isinstance(error, DvidfsError):
         return ERRNO[error.kind]
+    if isinstance(error, Errno):
+        return error.errno
     if isinstance(error, OSError) and error.errno in PASSED_ON:
         return error.errno
     return errno.EIO

@@ -73,6 +73,17 @@ class Inodes:
         self._moved[node.identity()] = ino
         return node
 
+    def known(self, ident: bytes, at: int) -> int:
+        """The number by which the kernel knows a thing, 0 if it does not. ``at``: the one that it would have.
+
+        For other threads: it changes nothing.
+        """
+        moved = self._moved.get(ident)
+        if moved is not None and moved in self.nodes:
+            return moved
+        node = self.nodes.get(at)
+        return at if node is not None and node.identity() == ident else 0
+
     def remember(self, node: Node) -> None:
         """The kernel has been told of it once more."""
         node.lookups += 1

@@ -61,6 +61,11 @@ class Stat(NamedTuple):
     ttl: float
 
 
+def state_of(size: int, mtime: int) -> int:
+    """A number for what the kernel compares to see whether a file has changed."""
+    return hash((size, mtime))
+
+
 class Access(Enum):
     """Whether a file can be written, and if not, why."""
 

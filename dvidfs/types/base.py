@@ -30,7 +30,8 @@ TAR = "application/tar"
 
 
 class _NoHeaders(dict[str, str]):
-    __hash__ = object.__hash__  # a default value of a dataclass must look immutable
+    def __hash__(self) -> int:  # type: ignore[override] # a default value of a dataclass must look immutable
+        return id(self)
 
 
 NO_HEADERS: Mapping[str, str] = _NoHeaders()
@@ -149,7 +150,8 @@ class File:
 
     ``read(view, *parts, offset, length)`` gives exactly that window (short only at the end of the file).
     ``write(view, *parts, offset, data)`` changes a window in place; absent where the file is read-only.
-    ``mtime(view, *parts)`` in ns; absent: the instance's last change.
+    ``mtime(view, *parts)`` in ns; absent: the instance's last change. ``ready(view, *parts, offset, length)``: the
+    window is in memory, so that ``read`` does not keep anybody waiting; absent: it always is.
     """
 
     size: Callable[..., int]
@@ -157,6 +159,7 @@ class File:
     write: Callable[..., None] | None = None
     mtime: Callable[..., int] | None = None
     shown: Callable[[ReadView], bool] | None = None
+    ready: Callable[..., bool] | None = None
 
 
 @dataclass(frozen=True)

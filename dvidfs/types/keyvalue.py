@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,8 +26,9 @@ from dvidfs.types.formats import protobuf
 from dvidfs.types.formats.protobuf import KeyRange
 
 RANGES = {"Accept-Ranges": "bytes"}
-CHUNK = 1 << 20
-"""Answers are sent in pieces of about this size."""
+BATCH = 1024
+"""Keys whose values are read and sent at a time."""
+Batch = list[tuple[bytes, Buffer]]
 _PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
 
 
@@ -129,7 +131,8 @@ def rename_file(view: WriteView, old: bytes, new: bytes) -> None:
 
 
 def get_keys(view: ReadView) -> Content:
-    return Content(json_list(view.text_keys()), JSON)
+    listing = view.txn.store.listings.of(view)
+    return Content(listing.derive("json", lambda: json_list(listing.keys)), JSON)
 
 
 def _ends(first: str, last: str) -> tuple[bytes, bytes]:
@@ -138,7 +141,14 @@ def _ends(first: str, last: str) -> tuple[bytes, bytes]:
 
 def get_keyrange(view: ReadView, first: str, last: str) -> Content:
     low, high = _ends(first, last)
-    return Content(json_list(view.text_keys(low, high) if low <= high else []), JSON)
+    listing = view.txn.store.listings.known(view)
+    if low > high:
+        found: Sequence[bytes] = []
+    elif listing is not None:
+        found = listing.keys[bisect_left(listing.keys, low) : bisect_right(listing.keys, high)]
+    else:
+        found = view.text_keys(low, high)
+    return Content(json_list(found), JSON)
 
 
 # -- values of many keys -----------------------------------------------------------------------------------------
@@ -149,31 +159,42 @@ def get_keyrangevalues(
 ) -> Content:
     """Keys with their values, first <= key <= last; keys with an empty value are left out."""
     low, high = _ends(first, last)
-    found = ((k, e) for k, e in view.text_entries(low, high) if e.size) if low <= high else iter(())
-    values = ((key, view.load(entry)) for key, entry in found)
-    return _answer(values, as_json, tar or jsontar, check)
+    names = view.text_keys(low, high) if low <= high else []
+    return _answer(_values(view, names, skip_empty=True), as_json, tar or jsontar, check)
 
 
-def _answer(values: Iterable[tuple[bytes, Buffer]], as_json: bool, tar: bool, check: bool) -> Content:
+def _values(view: ReadView, names: Sequence[bytes], *, skip_empty: bool = False) -> Iterator[Batch]:
+    """Keys with their values, some at a time; a key without a value has an empty one."""
+    for at in range(0, len(names), BATCH):
+        some = names[at : at + BATCH]
+        found = view.load_keys(keys.Family.TEXT, [keys.encode_text(key) for key in some])
+        if skip_empty:
+            yield [(key, value) for key, value in zip(some, found, strict=True) if value]
+        else:
+            yield [(key, value or b"") for key, value in zip(some, found, strict=True)]
+
+
+def _answer(batches: Iterable[Batch], as_json: bool, tar: bool, check: bool) -> Content:
     if as_json and tar:
         raise BadRequest("can only specify tar or json output, not both")
     if as_json:
-        return Content(_batched(_json_pieces(values, check)), JSON)
+        return Content(_json_pieces(batches, check), JSON)
     if tar:
-        return Content(_batched(_tar_pieces(values)), TAR)
-    return Content(_batched(_protobuf_pieces(values)), OCTETS)
+        return Content(_tar_pieces(batches), TAR)
+    return Content(map(_protobuf_piece, batches), OCTETS)
 
 
-def _json_pieces(values: Iterable[tuple[bytes, Buffer]], check: bool) -> Iterator[Buffer]:
+def _json_pieces(batches: Iterable[Batch], check: bool) -> Iterator[Buffer]:
     """A JSON object with the values as they are stored; with ``check`` only those that are JSON."""
     opening = b"{"
-    for key, value in values:
-        value = value or b"{}"
-        if check and not is_json(value):
-            raise BadRequest(f'value of key "{_name(key)}" is not JSON: ask without json=true')
-        yield opening + json_string(key) + b":"
-        yield value
-        opening = b","
+    for batch in batches:
+        parts: list[Buffer] = []
+        for key, value in batch:
+            if check and value and not is_json(value):
+                raise BadRequest(f'value of key "{_name(key)}" is not JSON: ask without json=true')
+            parts += (opening, json_string(key), b":", value or b"{}")
+            opening = b","
+        yield b"".join(parts)
     yield b"{}" if opening == b"{" else b"}"
 
 
@@ -185,34 +206,24 @@ def is_json(value: Buffer) -> bool:
     return True
 
 
-def _tar_pieces(values: Iterable[tuple[bytes, Buffer]]) -> Iterator[Buffer]:
-    for key, value in values:
-        info = tarfile.TarInfo(key.decode(errors="surrogateescape"))
-        info.size, info.mode = len(value), 0o755
-        yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-        yield value
-        yield bytes(-len(value) % 512)
+def _tar_pieces(batches: Iterable[Batch]) -> Iterator[Buffer]:
+    for batch in batches:
+        parts: list[Buffer] = []
+        for key, value in batch:
+            info = tarfile.TarInfo(key.decode(errors="surrogateescape"))
+            info.size, info.mode = len(value), 0o755
+            parts += (info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"), value, bytes(-len(value) % 512))
+        yield b"".join(parts)
     yield bytes(1024)
 
 
-def _protobuf_pieces(values: Iterable[tuple[bytes, Buffer]]) -> Iterator[Buffer]:
-    for key, value in values:
-        yield protobuf.keyvalue_head(key, len(value))
-        yield value
-
-
-def _batched(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
-    """Small pieces joined into larger ones, so that each is worth a crossing of threads."""
-    held: list[Buffer] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= CHUNK:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)
+def _protobuf_piece(batch: Batch) -> bytes:
+    parts: list[Buffer] = []
+    frame = protobuf.keyvalue_frame
+    for key, value in batch:
+        before, between = frame(len(key), len(value))
+        parts += (before, key, between, value)
+    return b"".join(parts)
 
 
 def get_keyvalues(view: ReadView, body: Buffer, as_json: bool, tar: bool, jsontar: bool, check: bool) -> Content:
@@ -220,11 +231,11 @@ def get_keyvalues(view: ReadView, body: Buffer, as_json: bool, tar: bool, jsonta
     if as_json and (tar or jsontar):
         raise BadRequest("can only specify tar or json output, not both")
     wanted = _wanted_json(body) if as_json or tar or jsontar else protobuf.read_keys(body)
-    values = [
-        _wanted_range(view, want, as_json) if isinstance(want, KeyRange) else _wanted_value(view, want)
-        for want in wanted
-    ]
-    return _answer(values, as_json, tar or jsontar, check)
+    if any(isinstance(want, KeyRange) or not 0 < len(want) <= keys.MAX_KEY for want in wanted):
+        batches: Iterable[Batch] = [[_wanted(view, want, as_json) for want in wanted]]
+    else:
+        batches = _values(view, [want for want in wanted if isinstance(want, bytes)])
+    return _answer(batches, as_json, tar or jsontar, check)
 
 
 def _wanted_json(body: Buffer) -> list[bytes | KeyRange]:
@@ -251,12 +262,10 @@ def _wanted_item(item: Any) -> bytes | KeyRange:
     raise BadRequest(f'{orjson.dumps(item).decode()[:80]} is neither a key nor {{"key", "byte_start", "byte_end"}}')
 
 
-def _wanted_value(view: ReadView, key: bytes) -> tuple[bytes, Buffer]:
-    entry = view.text_entry(key) if 0 < len(key) <= keys.MAX_KEY else None
-    return key, b"" if entry is None else view.load(entry)
-
-
-def _wanted_range(view: ReadView, want: KeyRange, as_json: bool) -> tuple[bytes, Buffer]:
+def _wanted(view: ReadView, want: bytes | KeyRange, as_json: bool) -> tuple[bytes, Buffer]:
+    if isinstance(want, bytes):
+        entry = view.text_entry(want) if 0 < len(want) <= keys.MAX_KEY else None
+        return want, b"" if entry is None else view.load(entry)
     entry = view.text_entry(keys.check_key(want.key))
     if entry is None:
         return want.key, b""
@@ -271,7 +280,13 @@ def prepare_keyvalues(view: ReadView, body: Buffer) -> dict[str, Any]:
     """Parse and compress a batch before it enters the write lane."""
     pairs = protobuf.read_keyvalues(body)
     shrinks = _worth_compressing(pairs)
-    return {"pairs": [(keys.check_key(key), prepare(value, compress=shrinks)) for key, value in pairs]}
+    return {"pairs": [(keys.check_key(key), _prepared(value, shrinks)) for key, value in pairs]}
+
+
+def _prepared(value: Buffer, shrinks: bool) -> Prepared:
+    if len(value) > keys.PIECE:
+        raise BadRequest(f"a value of {len(value)} bytes is too long for a batch: post it by itself")
+    return prepare(value) if shrinks else Prepared(value, len(value))
 
 
 def _worth_compressing(pairs: Sequence[tuple[bytes, Buffer]]) -> bool:
@@ -283,8 +298,8 @@ def _worth_compressing(pairs: Sequence[tuple[bytes, Buffer]]) -> bool:
 def post_keyvalues(view: WriteView, pairs: Sequence[tuple[bytes, Prepared]]) -> None:
     """Store all pairs, or none; of equal keys the last one counts."""
     last = dict(pairs)
-    for key in sorted(last):
-        view.put_text(key, last[key])
+    items = sorted((keys.encode_text(key), value, key) for key, value in last.items())
+    view.put_many(keys.Family.TEXT, [(enc, value, key if keys.is_long(enc) else b"") for enc, value, key in items])
     journal.record(view, "postkv", Pairs=[(_name(key), value.size) for key, value in last.items()])
 
 

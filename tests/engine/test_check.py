@@ -5,6 +5,7 @@ Damage is written into the store's tables by LMDB itself, behind the engine's ba
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,7 +158,7 @@ class History:
         self.engine.write(drop)
 
     def do_blob(self) -> None:
-        content = b"blob %d " % self.count * self.count
+        content = b"".join(hashlib.sha256(b"%d" % i).digest() for i in range(self.count % 50))
         self.engine.write(lambda txn: blobs.put(txn, fnv128(content), values.prepare(content)))
 
     def do_free(self) -> None:
@@ -418,7 +419,7 @@ def bad_frame(tables: Tables) -> None:
     key, row = tables.entry(Kind.ROW, Codec.ZSTD)
     at = tables.value_of(row, key)
     found = dict(tables.rows(Table.VALUES))[at]
-    tables.put(Table.VALUES, at, found[:-8] + bytes(8))
+    tables.put(Table.VALUES, at, found[:-8])
 
 
 def other_blob(tables: Tables) -> None:

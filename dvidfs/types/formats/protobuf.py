@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dvidfs.engine.store import Buffer
 from dvidfs.errors import BadRequest
@@ -89,7 +90,8 @@ def read_keyvalues(data: Buffer) -> list[tuple[bytes, Buffer]]:
         BadRequest: no such message; nothing of it is used.
     """
     out: list[tuple[bytes, Buffer]] = []
-    for number, wire, start, end in _fields(data, 0, len(data)):
+    plain = _plain_pairs(data, out)
+    for number, wire, start, end in _fields(data, plain, len(data)):
         if number != 1 or wire != 2:
             continue
         key, value = b"", data[0:0]
@@ -102,11 +104,53 @@ def read_keyvalues(data: Buffer) -> list[tuple[bytes, Buffer]]:
     return out
 
 
+def _plain_pairs(data: Buffer, out: list[tuple[bytes, Buffer]]) -> int:
+    """Take pairs in the form that every writer uses (key then value, ASCII keys below 128 bytes); where that ends."""
+    at, size = 0, len(data)
+    while at + 4 < size and data[at] == 0x0A:
+        length, body = data[at + 1], at + 2
+        if length >= 0x80:
+            high = data[body]
+            if high >= 0x80:
+                break
+            length += (high << 7) - 0x80
+            body += 1
+        end, key_end = body + length, body + 2 + data[body + 1]
+        if end > size or key_end + 1 >= end or data[body] != 0x0A or data[key_end] != 0x12:
+            break
+        value_size, value = data[key_end + 1], key_end + 2
+        if value_size >= 0x80:
+            if value >= end or data[value] >= 0x80:
+                break
+            value_size += (data[value] << 7) - 0x80
+            value += 1
+        key = bytes(data[body + 2 : key_end])
+        if value + value_size != end or not key.isascii():
+            break
+        out.append((key, data[value:end]))
+        at = end
+    return at
+
+
+def _plain_keys(data: Buffer, out: list[bytes | KeyRange]) -> int:
+    """Take ASCII keys below 128 bytes; where that ends."""
+    at, size = 0, len(data)
+    while at + 1 < size and data[at] == 0x0A and data[at + 1] < 0x80:
+        end = at + 2 + data[at + 1]
+        key = bytes(data[at + 2 : end])
+        if end > size or not key.isascii():
+            break
+        out.append(key)
+        at = end
+    return at
+
+
 def read_keys(data: Buffer) -> list[bytes | KeyRange]:
     """Keys of a Keys message in their order, then its ranges."""
     keys: list[bytes | KeyRange] = []
     ranges: list[bytes | KeyRange] = []
-    for number, wire, start, end in _fields(data, 0, len(data)):
+    plain = _plain_keys(data, keys)
+    for number, wire, start, end in _fields(data, plain, len(data)):
         if wire == 2 and number == 1:
             keys.append(_text(data, start, end))
         elif wire == 2 and number == 2:
@@ -133,9 +177,9 @@ def _length(value: int) -> bytes:
     return bytes(out)
 
 
-def keyvalue_head(key: bytes, size: int) -> bytes:
-    """What stands before a value of ``size`` bytes in a KeyValues message: the message goes on with its bytes."""
-    inner = b"\x0a" + _length(len(key)) + key
-    if size:
-        inner += b"\x12" + _length(size)
-    return b"\x0a" + _length(len(inner) + size) + inner
+@lru_cache(maxsize=4096)
+def keyvalue_frame(key_size: int, size: int) -> tuple[bytes, bytes]:
+    """What stands before the key, and between key and value, in a KeyValues message."""
+    before = b"\x0a" + _length(key_size)
+    between = b"\x12" + _length(size) if size else b""
+    return b"\x0a" + _length(len(before) + key_size + len(between) + size) + before, between

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,6 +27,7 @@ from dvidfs.types.imageblk.volume import Volume, as_bytes, put_blocks
 
 BRICK_BYTES = 16 << 20
 CACHE_BYTES = 256 << 20
+SHAPES = 4096
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Cache:
         self.used = 0
         self._lock = threading.Lock()
         self._held: OrderedDict[Hashable, Future[memoryview]] = OrderedDict()
+        self._shapes: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, make: Callable[[], memoryview]) -> memoryview:
         with self._lock:
@@ -134,11 +137,19 @@ class Cache:
         self._shrink(made)
         return made
 
-    def peek(self, key: Hashable) -> memoryview | None:
-        """A value that is there already."""
-        with self._lock:
-            future = self._held.get(key)
-            return future.result() if future is not None and future.done() and not future.exception() else None
+    def has(self, key: Hashable) -> bool:
+        """Whether a value is there already."""
+        future = self._held.get(key)
+        return future is not None and future.done()
+
+    def shape(self, stamp: Hashable, look: Callable[[], Any]) -> Any:
+        """Something small that is found by ``look`` and stands as long as a stamp."""
+        found = self._shapes.get(stamp)
+        if found is None:
+            if len(self._shapes) >= SHAPES:
+                self._shapes.clear()
+            found = self._shapes[stamp] = look()
+        return found
 
     def _shrink(self, made: memoryview) -> None:
         with self._lock:
@@ -165,18 +176,22 @@ def cache_of(store: Store) -> Cache:
 # ---------------------------------------------------------------- reading and writing ranges
 
 
-def read_range(view: ReadView, box: Box, start: int, stop: int) -> Buffer:
-    """Bytes [start, stop) of the voxels of ``box`` in C order."""
+def read_range(view: ReadView, bricks: Bricks, start: int, stop: int) -> Buffer:
+    """Bytes [start, stop) of the voxels in C order."""
     volume = Volume.of(view)
-    bricks = Bricks(box, volume.block, volume.kind.bytes)
     if bricks.layer_bytes > CACHE_BYTES:
         return b"".join(_direct(volume, bricks, start, stop))
-    cache, stamp = cache_of(view.txn.store), view.stamp()
-    parts = []
+    cache, stamp, parts = cache_of(view.txn.store), view.stamp(), []
     for run in bricks.runs(start, stop):
-        whole = cache.get((stamp, box, run.number), lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
+        whole = cache.get((stamp, run.number), lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
         parts.append(whole[run.offset : run.offset + run.count])
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def is_ready(view: ReadView, bricks: Bricks, start: int, stop: int) -> bool:
+    """Whether that range is in memory."""
+    cache, stamp = cache_of(view.txn.store), view.stamp()
+    return all(cache.has((stamp, run.number)) for run in bricks.runs(start, stop))
 
 
 def _direct(volume: Volume, bricks: Bricks, start: int, stop: int) -> Iterator[memoryview]:
@@ -197,10 +212,9 @@ def _rows(brick: Box, first: int, last: int) -> Box:
     return Box((x, y, z + first // sy), (sx, sy, last // sy - first // sy + 1))
 
 
-def write_range(view: WriteView, box: Box, start: int, data: Buffer) -> None:
-    """Changes bytes of the voxels of ``box``: the blocks that they touch are read, changed and stored again."""
+def write_range(view: WriteView, bricks: Bricks, start: int, data: Buffer) -> None:
+    """Changes bytes of the voxels: the blocks that they touch are read, changed and stored again."""
     volume = Volume.of(view)
-    bricks = Bricks(box, volume.block, volume.kind.bytes)
     pending: dict[tuple[int, int], list[tuple[Run, Buffer]]] = {}
     at, source = 0, memoryview(data).cast("B")
     for run in bricks.runs(start, start + len(source)):

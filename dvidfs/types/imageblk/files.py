@@ -9,7 +9,11 @@ Source: mount design, section 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from numpy.typing import NDArray
 
 from dvidfs.engine import journal, keys
 from dvidfs.engine.keys import Family
@@ -21,7 +25,9 @@ from dvidfs.types.formats.npy import npy_header
 from dvidfs.types.formats.png import StoredPng
 from dvidfs.types.formats.rasters import as_picture
 from dvidfs.types.geometry import COORD_MAX, COORD_MIN, SLICES, Box, Plane, Point, join
-from dvidfs.types.imageblk import bricks, extents, pictures
+from dvidfs.types.imageblk import extents, pictures
+from dvidfs.types.imageblk.bricks import BRICK_BYTES, Bricks, cache_of, is_ready, read_range, write_range
+from dvidfs.types.imageblk.kinds import VoxelKind
 from dvidfs.types.imageblk.volume import Volume, as_bytes, put_blocks
 
 MAX_FILE = 1 << 62
@@ -31,11 +37,53 @@ _BLOCK = re.compile(r"(-?[0-9]{1,10})_(-?[0-9]{1,10})_(-?[0-9]{1,10})")
 _SLICE = re.compile(r"(-?[0-9]{5,10})\.png")
 
 
-def _extents(view: ReadView) -> Box:
-    box = extents.covered(view)
-    if box is None:
-        raise NotFound(f'nothing has been written to "{view.instance.name}" at this version')
-    return box
+@dataclass(frozen=True)
+class Shape:
+    """What the files of one version are made from; found once, since it stands as long as the view's stamp."""
+
+    box: Box | None
+    block: Point
+    kind: VoxelKind
+
+    @cached_property
+    def header(self) -> bytes:
+        """The header of ``volume.npy``."""
+        return npy_header(self.kind.dtype, (*self.extents.shape, *self.kind.channels))
+
+    @cached_property
+    def extents(self) -> Box:
+        if self.box is None:
+            raise NotFound("nothing has been written to this volume at this version: it has no extents")
+        return self.box
+
+    @cached_property
+    def bricks(self) -> Bricks:
+        return Bricks(self.extents, self.block, self.kind.bytes)
+
+    @cached_property
+    def pngs(self) -> dict[str, StoredPng]:
+        """The form of a slice along each plane."""
+        channels, sample = self.kind.picture
+        sizes = {name: [self.extents.size[axis] for axis in plane.axes] for name, plane in SLICES.items()}
+        return {name: StoredPng(width, height, channels, sample) for name, (width, height) in sizes.items()}
+
+
+def shape_of(view: ReadView) -> Shape:
+    """The shape of the volume at this version."""
+
+    def look() -> Shape:
+        volume = Volume.of(view)
+        return Shape(extents.covered(view), volume.block, volume.kind)
+
+    if isinstance(view, WriteView):  # what it sees may never be committed
+        return look()
+    return cache_of(view.txn.store).shape(view.stamp(), look)
+
+
+def has_volume(view: ReadView) -> bool:
+    """Whether there are extents, and a file can be so long."""
+    shape = shape_of(view)
+    return shape.box is not None and shape.bricks.size < MAX_FILE
 
 
 # ---------------------------------------------------------------- blocks
@@ -112,55 +160,44 @@ BLOCK_FILE = File(block_size, read_block, write_block, block_mtime)
 # ---------------------------------------------------------------- the volume
 
 
-def _raw_header(_view: ReadView, _box: Box) -> bytes:
-    return b""
-
-
-def _npy_header(view: ReadView, box: Box) -> bytes:
-    kind = Volume.of(view).kind
-    return npy_header(kind.dtype, (*box.shape, *kind.channels))
-
-
-Header = Callable[[ReadView, Box], bytes]
-
-
-def volume_file(header: Header) -> File:
+def volume_file(header: Callable[[Shape], bytes]) -> File:
     """The extents as one file: what ``header`` gives, then the voxels in C order (z, y, x)."""
 
     def size(view: ReadView) -> int:
-        box = _extents(view)
-        return len(header(view, box)) + box.volume * Volume.of(view).kind.bytes
+        shape = shape_of(view)
+        return len(header(shape)) + shape.bricks.size
 
     def read(view: ReadView, offset: int, length: int) -> Buffer:
-        box = _extents(view)
-        head = header(view, box)
-        end = min(offset + length, len(head) + box.volume * Volume.of(view).kind.bytes)
-        if offset >= end:
-            return b""
+        shape = shape_of(view)
+        head = header(shape)
+        end = min(offset + length, len(head) + shape.bricks.size)
         start = max(offset - len(head), 0)
-        voxels = bricks.read_range(view, box, start, end - len(head)) if end > len(head) else b""
+        voxels = read_range(view, shape.bricks, start, end - len(head)) if end > len(head) + start else b""
         return head[offset:end] + bytes(voxels) if offset < len(head) else voxels
 
+    def ready(view: ReadView, offset: int, length: int) -> bool:
+        shape = shape_of(view)
+        start = offset - len(header(shape))
+        return is_ready(view, shape.bricks, max(start, 0), min(start + length, shape.bricks.size))
+
     def write(view: WriteView, offset: int, data: Buffer) -> None:
-        box = _extents(view)
-        head = header(view, box)
-        if offset + len(data) > len(head) + box.volume * Volume.of(view).kind.bytes:
-            raise BadRequest(f"the file covers {box}: its size cannot change; write beyond it through raw")
+        shape = shape_of(view)
+        head = header(shape)
+        if offset + len(data) > len(head) + shape.bricks.size:
+            raise BadRequest(f"the file covers {shape.box}: its size cannot change; write beyond it through raw")
         in_head = max(0, min(len(head) - offset, len(data)))
         if data[:in_head] != head[offset : offset + in_head]:
             raise BadRequest("the header of a volume file cannot change: write voxels only")
         start = offset + in_head - len(head)
         if in_head < len(data):
-            bricks.write_range(view, box, start, memoryview(data)[in_head:])
-            journal.record(view, "mutate", Offset=box.offset, Size=box.size, Bytes=[start, len(data) - in_head])
+            write_range(view, shape.bricks, start, memoryview(data)[in_head:])
+            journal.record(view, "mutate", Bytes=[start, len(data) - in_head], **_where(shape.extents))
 
-    return File(size, read, write, shown=has_volume)
+    return File(size, read, write, shown=has_volume, ready=ready)
 
 
-def has_volume(view: ReadView) -> bool:
-    """Whether there are extents, and a file can be so long."""
-    box = extents.covered(view)
-    return box is not None and box.volume * Volume.of(view).kind.bytes < MAX_FILE
+def _where(box: Box) -> dict[str, Point]:
+    return {"Offset": box.offset, "Size": box.size}
 
 
 # ---------------------------------------------------------------- slices
@@ -180,48 +217,50 @@ def slices_of(plane: Plane) -> Directory:
     """The slices of the extents along a plane, one PNG for each voxel across it."""
     (across,) = {0, 1, 2} - set(plane.axes)
 
-    def span_of(view: ReadView) -> range:
-        box = extents.covered(view)
+    def numbers(view: ReadView) -> range:
+        box = shape_of(view).box
         return range(box.offset[across], box.stop[across]) if box is not None else range(0)
 
     def names(view: ReadView) -> Iterator[str]:
-        numbers = span_of(view)
-        return map(slice_name, numbers if len(numbers) <= MAX_NAMES else ())
+        found = numbers(view)
+        return map(slice_name, found if len(found) <= MAX_NAMES else ())
 
     def has(view: ReadView, number: int) -> bool:
-        return number in span_of(view) and _png(view, plane).fits
+        return number in numbers(view)
 
     def size(view: ReadView, _number: int) -> int:
-        return _png(view, plane).size
+        return shape_of(view).pngs[plane.name].size
+
+    def key(view: ReadView, number: int) -> Hashable:
+        return view.stamp(), plane.name, number
 
     def read(view: ReadView, number: int, offset: int, length: int) -> Buffer:
-        png, whole = _png(view, plane), _extents(view)
-        offsets, sizes = list(whole.offset), list(whole.size)
-        offsets[across], sizes[across] = number, 1
-        box = Box((offsets[0], offsets[1], offsets[2]), (sizes[0], sizes[1], sizes[2]))
-        volume = Volume.of(view)
+        png, volume = shape_of(view).pngs[plane.name], Volume.of(view)
+        box = _slice_box(shape_of(view).extents, across, number)
 
-        def make(first: int, last: int) -> memoryview:
-            rows = lambda a, b: as_picture(pictures.slice_rows(volume, plane, box, a, b))  # noqa: E731
-            return memoryview(png.read(first, last - first, rows))
+        def make(first: int, count: int) -> memoryview:
+            def rows(start: int, stop: int) -> NDArray:
+                return as_picture(pictures.slice_rows(volume, plane, box, start, stop))
 
-        if png.size > bricks.BRICK_BYTES:
-            return make(offset, offset + length)
-        file = bricks.cache_of(view.txn.store).get((view.stamp(), plane.name, number), lambda: make(0, png.size))
-        return file[offset : offset + length]
+            return memoryview(png.read(first, count, rows))
 
-    return Directory(each=(Each(parse_slice, names, has, File(size, read)),), shown=lambda view: _fits(view, plane))
+        if png.size > BRICK_BYTES:
+            return make(offset, length)
+        return cache_of(view.txn.store).get(key(view, number), lambda: make(0, png.size))[offset : offset + length]
 
+    def ready(view: ReadView, number: int, _offset: int, _length: int) -> bool:
+        return cache_of(view.txn.store).has(key(view, number))
 
-def _png(view: ReadView, plane: Plane) -> StoredPng:
-    box, kind = _extents(view), Volume.of(view).kind
-    width, height = (box.size[axis] for axis in plane.axes)
-    channels, sample = kind.picture
-    return StoredPng(width, height, channels, sample)
+    def shown(view: ReadView) -> bool:
+        return has_volume(view) and shape_of(view).pngs[plane.name].fits
+
+    return Directory(each=(Each(parse_slice, names, has, File(size, read, ready=ready)),), shown=shown)
 
 
-def _fits(view: ReadView, plane: Plane) -> bool:
-    return extents.covered(view) is not None and _png(view, plane).fits
+def _slice_box(box: Box, across: int, number: int) -> Box:
+    offset, size = list(box.offset), list(box.size)
+    offset[across], size[across] = number, 1
+    return Box((offset[0], offset[1], offset[2]), (size[0], size[1], size[2]))
 
 
 BLOCKS = Each(parse_block, block_names, has_block, BLOCK_FILE)
@@ -229,8 +268,8 @@ TREE = Directory(
     {
         "blocks": Directory(each=(BLOCKS,)),
         "slices": Directory({name: slices_of(plane) for name, plane in SLICES.items()}, shown=has_volume),
-        "volume.npy": volume_file(_npy_header),
-        "volume.raw": volume_file(_raw_header),
+        "volume.npy": volume_file(lambda shape: shape.header),
+        "volume.raw": volume_file(lambda _shape: b""),
     },
     each=(Each(parse_block, block_names, has_block, BLOCK_FILE, listed=False),),
 )
