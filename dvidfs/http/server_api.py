@@ -177,17 +177,17 @@ class ServerApi:
             return Endpoint("GET", path, run, summary, inline=True, **more)
 
         return (
-            get("/api/heartbeat", self.heartbeat, "OK, as long as the server lives."),
+            get("/api/heartbeat", self.heartbeat, "OK, as long as the server lives.", type=PLAIN),
             get("/api/load", self.load, "Requests and bytes so far."),
             get("/api/user-latencies", self.latencies, "Latencies of users' heartbeats."),
             get("/api/storage", self.storage, "Sizes of the store. Needs an administrator."),
-            get("/api/help", self.help, "This page."),
-            get("/api/help/", self.help, "This page."),
-            get("/api/help/{typename}", self.type_help, "Help of a datatype."),
+            get("/api/help", self.help, "This page.", type="text/html"),
+            get("/api/help/", self.help, "This page.", type="text/html"),
+            get("/api/help/{typename}", self.type_help, "Help of a datatype.", type=TEXT),
             get("/api/openapi.json", self.openapi, "This API as an OpenAPI document."),
             get("/api/server/info", self.info, "Versions, cores, mode."),
-            get("/api/server/note", self.note, "The note of the configuration."),
-            get("/api/server/config", self.config, "The configuration file. Needs an administrator."),
+            get("/api/server/note", self.note, "The note of the configuration.", type=PLAIN),
+            get("/api/server/config", self.config, "The configuration file. Needs an administrator.", type=TEXT),
             get("/api/server/types", self.types, "Datatypes in use."),
             get("/api/server/compiled-types", self.compiled_types, "Datatypes that this server has."),
             get("/api/server/groupcache", self.groupcache, "Always zeros: there is no such cache."),
