@@ -47,7 +47,7 @@ def parse_address(text: str) -> Address:
         host = host or LOOPBACK
     elif not host:
         host = "0.0.0.0"
-    if not port.isdecimal() or int(port) > 65535 or any(c.isspace() for c in host):
+    if not text.strip() or not port.isdecimal() or int(port) > 65535 or any(c.isspace() for c in host):
         raise BadRequest(f'"{text}" is no address: give HOST:PORT, such as 127.0.0.1:{DEFAULT_PORT}')
     return Address(host.strip("[]"), int(port))
 
@@ -61,6 +61,7 @@ class Config:
     """Make the store if it is not there, as the original does."""
     http: Address | None = None
     mount: Path | None = None
+    allow_other: bool = False
     durability: Literal["durable", "periodic"] = "durable"
     cors: tuple[str, ...] = ()
     mode: Mode = ""

@@ -7,12 +7,10 @@ Invariant: however a service ends, requests in flight are answered, the mount is
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import logging
 import os
 import signal
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +21,7 @@ import trio
 
 from dvidfs.config import Address, Config
 from dvidfs.engine import Engine, Store, open_engine
-from dvidfs.errors import BadRequest, Busy, DvidfsError, Unsupported
+from dvidfs.errors import DvidfsError, Unsupported
 from dvidfs.types.base import Registry
 from dvidfs.types.builtin import registry
 
@@ -49,8 +47,8 @@ def run(config: Config, *, ready: Say, tell: Say, until_unmounted: bool = False)
     """
     for warning in config.warnings:
         tell(warning)
-    if config.mount is not None:
-        check_mount_point(config.mount)
+    if config.mount is not None and importlib.util.find_spec("pyfuse3") is None:
+        raise Unsupported(NO_PYFUSE3)
     if config.create and not (config.store / "data.mdb").exists():
         Store.create(config.store)
         tell(f"made the store {config.store}")
@@ -73,8 +71,8 @@ async def _serve(config: Config, ready: Say, tell: Say, until_unmounted: bool) -
                 said = [READY]
                 if config.mount is not None:
                     ended = faces.cancel_scope.cancel if until_unmounted else None
-                    await faces.start(partial(_mount, engine, types, config, ended))
-                    said.append(f"mounted at {config.mount}")
+                    point = await faces.start(_mount, engine, types, config, ended)
+                    said.append(f"mounted at {point}")
                 if config.http is not None:
                     bound = await _start_http(faces, engine, types, config, tell)
                     said.append(f"http://{bound}")
@@ -132,32 +130,6 @@ def http_options(config: Config) -> Any:
 # -- the mount ---------------------------------------------------------------------------------------------------
 
 
-def check_mount_point(path: Path) -> None:
-    """Refuse what cannot be mounted on. A mount that a dead process left there is healed by the mount itself.
-
-    Raises:
-        Unsupported: this machine or installation cannot mount.
-        BadRequest: no such folder.
-        Busy: something is mounted there, and alive.
-    """
-    if importlib.util.find_spec("pyfuse3") is None:
-        raise Unsupported(NO_PYFUSE3)
-    if not Path("/dev/fuse").exists():
-        raise Unsupported("this machine has no /dev/fuse: load it with `sudo modprobe fuse`, or give the container one")
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise BadRequest(f"there is no folder {path} to mount on: make it with `mkdir {path}`") from None
-    except OSError as e:
-        if e.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
-            return
-        raise BadRequest(f"cannot mount on {path}: {e.strerror}") from None
-    if not stat.S_ISDIR(mode):
-        raise BadRequest(f"{path} is not a folder: choose one to mount on")
-    if path.is_mount():
-        raise Busy(f"something is mounted at {path} already: `dvidfs umount {path}`, or choose another folder")
-
-
 async def _mount(
     engine: Engine,
     types: Registry,
@@ -169,7 +141,8 @@ async def _mount(
     """Mount until cancelled; ``ended`` is called when the mount was taken away from outside."""
     from dvidfs.fuse.mount import MountOptions, serve_mount
 
-    options = MountOptions(read_only=config.mode == "readonly")
+    assert config.mount is not None
+    options = MountOptions(allow_other=config.allow_other)
     await serve_mount(engine, types, config.mount, options, task_status=task_status)
     if ended is not None:
         ended()

@@ -4,9 +4,9 @@
 at_mount "$@"
 
 show 'ls -l $MOUNT'
-show 'ls -l $R'
-show 'ls -l $R/branches $R/tags'
-show 'ls -l $R/branches/master/'
-show 'ls -l $R/branches/master/notes'
-show 'ls -l $R/branches/master/grayscale'
-show 'cat $R/.dvid/dag.txt'
+show 'ls -l $MOUNT/medulla'
+show 'ls -l $MOUNT/medulla/branches $MOUNT/medulla/tags'
+show 'ls -l $MOUNT/medulla/branches/master/'
+show 'ls -l $MOUNT/medulla/branches/master/notes'
+show 'ls -l $MOUNT/medulla/branches/master/grayscale'
+show 'cat $MOUNT/medulla/.dvid/dag.txt'

@@ -3,6 +3,6 @@
 . "$(dirname "$0")/common.sh"
 at_mount "$@"
 
-show 'cat $R/tags/raw/notes/Mi1-home'
-show 'cat $R/branches/proofread/notes/Mi1-home'
-show 'grep -r traced $R/tags/raw/notes $R/branches/proofread/notes | sed "s|$R/||"'
+show 'cat $MOUNT/medulla/tags/raw/notes/Mi1-home'
+show 'cat $MOUNT/medulla/branches/proofread/notes/Mi1-home'
+show 'grep -r traced $MOUNT/medulla/tags/raw/notes $MOUNT/medulla/branches/proofread/notes | sed "s|^$MOUNT/||"'

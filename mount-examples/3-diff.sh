@@ -3,5 +3,5 @@
 . "$(dirname "$0")/common.sh"
 at_mount "$@"
 
-show 'diff -r $R/tags/raw/notes $R/branches/proofread/notes || true'
-show 'diff -rq $R/branches/proofread/notes $R/branches/master/notes || true'
+show 'diff -r $MOUNT/medulla/tags/raw/notes $MOUNT/medulla/branches/proofread/notes || true'
+show 'diff -rq $MOUNT/medulla/branches/proofread/notes $MOUNT/medulla/branches/master/notes || true'

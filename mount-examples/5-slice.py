@@ -17,7 +17,7 @@ from PIL import Image
 
 mount = Path(sys.argv[1] if len(sys.argv) > 1 else os.environ["MOUNT"])
 slices = mount / "medulla" / "tags" / "raw" / "grayscale" / "slices"
-originals = sorted((Path(__file__).parent / "data").glob("*.png"))
+originals = sorted((Path(__file__).parent / "data" / "grayscale").glob("*.png"))
 
 names = sorted(path.name for path in (slices / "xy").iterdir())
 print(f"slices/xy holds {names[0]} to {names[-1]}")

@@ -3,8 +3,7 @@
 . "$(dirname "$0")/common.sh"
 at_mount "$@"
 
-ROOT=$(basename "$(readlink -f "$R/tags/raw")")
-show 'curl -sS $URL/api/node/$ROOT/notes/key/Mi1-home'
-show 'curl -sS $URL/api/node/$ROOT/notes/key/Mi1-home | cmp - $R/tags/raw/notes/Mi1-home && echo same bytes'
-show 'curl -sS $URL/api/node/$ROOT/notes/keys; echo'
-show 'curl -sS $URL/api/node/$ROOT/grayscale/info | head -c 400; echo'
+show 'curl -sS $URL/api/node/raw/notes/key/Mi1-home'
+show 'curl -sS $URL/api/node/raw/notes/key/Mi1-home | cmp - $MOUNT/medulla/tags/raw/notes/Mi1-home && echo same bytes'
+show 'curl -sS $URL/api/node/raw/notes/keys; echo'
+show 'curl -sS $URL/api/node/raw/grayscale/info | head -c 400; echo'

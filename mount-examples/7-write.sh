@@ -3,12 +3,12 @@
 . "$(dirname "$0")/common.sh"
 at_mount "$@"
 
-HEAD=$R/branches/master
-show 'echo "second look needed" > $HEAD/notes/Dm8-left'
-show 'cp $HEAD/notes/Dm8-left $HEAD/notes/Dm8-right'
-show 'echo "by whom?" >> $HEAD/notes/Dm8-right'
-show 'mv $HEAD/notes/Dm8-left $HEAD/notes/Dm8-unsure'
-show 'cat $HEAD/notes/Dm8-right'
-show 'rm $HEAD/notes/Dm8-right $HEAD/notes/Dm8-unsure'
-show 'ls $HEAD/notes'
-show 'echo "too late" > $R/tags/raw/notes/Mi1-home || echo "refused, as it should be"'
+show 'NOTES=$MOUNT/medulla/branches/master/notes'
+show 'echo "second look needed" > $NOTES/Dm8-left'
+show 'cp $NOTES/Dm8-left $NOTES/Dm8-right'
+show 'echo "by whom?" >> $NOTES/Dm8-right'
+show 'mv $NOTES/Dm8-left $NOTES/Dm8-unsure'
+show 'cat $NOTES/Dm8-right'
+show 'rm $NOTES/Dm8-right $NOTES/Dm8-unsure'
+show 'ls $NOTES'
+show 'echo "too late" > $MOUNT/medulla/tags/raw/notes/Mi1-home || echo "refused, as it should be"'

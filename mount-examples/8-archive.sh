@@ -3,5 +3,5 @@
 . "$(dirname "$0")/common.sh"
 at_mount "$@"
 
-show 'tar -C $R/tags/raw/ -cf - notes grayscale/blocks | sha256sum'
-show 'tar -C $R/tags/raw/ -cf - notes grayscale/blocks | sha256sum'
+show 'tar -C $MOUNT/medulla/tags/raw/ -cf - notes grayscale/blocks | sha256sum'
+show 'tar -C $MOUNT/medulla/tags/raw/ -cf - notes grayscale/blocks | sha256sum'

@@ -16,5 +16,4 @@ say() {
 at_mount() {
     MOUNT=${1:-${MOUNT:?say where the store is mounted: $0 MOUNT, or the variable MOUNT}}
     URL=${2:-${URL:-http://127.0.0.1:8000}}
-    R=$MOUNT/medulla      # the repo that make-store.sh makes
 }

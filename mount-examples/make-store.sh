@@ -3,7 +3,7 @@
 #   mount-examples/make-store.sh STORE
 . "$(dirname "$0")/common.sh"
 STORE=${1:?say where the store shall be made: make-store.sh STORE}
-DATA=$(dirname "$0")/data
+DATA=$(dirname "$0")/data/grayscale
 PATH=$(dirname "$0")/../.venv/bin:$PATH
 
 show 'dvidfs init $STORE'

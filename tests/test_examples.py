@@ -1,10 +1,11 @@
-"""The examples and the demo do what they say, on a real mount with real data."""
+"""The demo, which runs every example, does what it says: on a real mount, with real data, leaving nothing behind."""
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,110 +13,113 @@ import live
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = sorted((ROOT / "mount-examples").glob("[0-9]-*"))
+DEMO = ROOT / "script" / "demo"
+EXAMPLES = {path.name[0]: path for path in sorted((ROOT / "mount-examples").glob("[0-9]-*"))}
 
 pytestmark = pytest.mark.skipif(bool(live.why_no_mounts()), reason=live.why_no_mounts())
 
 
-def run(*words: object) -> str:
-    """What a script prints; it must succeed."""
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @dataclass(frozen=True)
-class Stage:
-    """The store of the examples, mounted and served."""
+class Told:
+    """What `script/demo --keep` printed, and the folder that it left."""
 
-    mount: live.Mount
-    making: str
+    text: str
+    folder: Path
+
+    def of(self, number: str) -> str:
+        """What one example printed: all under its heading, which is its own first line."""
+        heading = re.split(r'# |"""', EXAMPLES[number].read_text().splitlines()[1])[1]
+        sections = re.split(r"\n\n(.+)\n-+\n", self.text)
+        return sections[sections.index(heading) + 1]
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    folder = tmp_path_factory.mktemp("examples")
-    making = run(ROOT / "mount-examples" / "make-store.sh", folder / "store")
-    with live.Mount(folder / "store", log=folder / "mount.log") as mount:
-        yield Stage(mount, making)
-
-
-def said(stage: Stage, number: int) -> str:
-    (script,) = (path for path in EXAMPLES if path.name.startswith(f"{number}-"))
-    return run(script, stage.mount.path, stage.mount.url)
-
-
-def test_the_store_is_made_with_progress(stage: Stage):
-    assert "$ dvidfs import" in stage.making
-
-
-def test_look(stage: Stage):
-    told = said(stage, 1)
-    assert all(name in told for name in ("medulla", "master", "proofread", "raw", "notes", "grayscale", "volume.npy"))
-
-
-def test_keys(stage: Stage):
-    told = said(stage, 2)
-    assert "traced by hand, 3 gaps left" in told
-    assert "traced by hand, complete" in told
-
-
-def test_diff(stage: Stage):
-    lines = said(stage, 3).splitlines()
-    assert "< traced by hand, 3 gaps left" in lines
-    assert "> traced by hand, complete" in lines
-    assert any(line.startswith("Only in") and line.endswith("L1-new") for line in lines)
-
-
-def test_window(stage: Stage):
-    assert "(64, 250, 250) of uint8" in said(stage, 4)
-
-
-def test_slice(stage: Stage):
-    told = said(stage, 5)
-    assert told.count("the same pixels as iso.") == 4
-    assert "NOT" not in told
-    assert "250 x 64" in told
-
-
-def test_http(stage: Stage):
-    told = said(stage, 6)
-    assert "same bytes" in told
-    assert '"Mi1-home"' in told
-    assert "uint8blk" in told
-
-
-def test_write(stage: Stage):
-    told = said(stage, 7)
-    assert "second look needed\nby whom?\n" in told
-    assert told.rstrip().endswith("refused, as it should be")
-    assert stage.mount.get("/api/repos/info").status == 200
-
-
-def test_archive(stage: Stage):
-    sums = [line for line in said(stage, 8).splitlines() if line.endswith(" -")]
-    assert len(sums) == 2
-    assert sums[0] == sums[1]
-
-
-def test_every_example_is_tested():
-    assert [path.name[0] for path in EXAMPLES] == list("12345678")
-
-
-def test_the_demo_runs_and_leaves_nothing(tmp_path: Path):
-    before = set(live.mount_points())
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    scratch = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
-        [ROOT / "script" / "demo"],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        [DEMO, "--keep"],
+        env={**os.environ, "TMPDIR": str(scratch)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "\x1b" not in done.stdout
-    assert all(
-        f"$ {word}" in done.stdout for word in ("dvidfs import", "ls -l", "cat", "diff -r", "curl", "dvidfs umount")
-    )
-    assert set(live.mount_points()) <= before
-    assert list(tmp_path.iterdir()) == []
+    (folder,) = scratch.iterdir()
+    return Told(done.stdout, folder)
+
+
+def test_the_demo_makes_a_store_with_versions(told: Told):
+    assert "$ dvidfs import" in told.text
+    assert live.dvidfs("log", told.folder / "store", "--repo", "medulla").stdout.count("committed") == 4
+
+
+def test_the_demo_ends_cleanly(told: Told):
+    assert "$ dvidfs umount" in told.text
+    assert not [point for point in live.mount_points() if point.startswith(str(told.folder))]
+    live.dvidfs("check", told.folder / "store")
+
+
+def test_the_demo_prints_plain_text_into_a_file(told: Told):
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", told.text)
+
+
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path):
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(
+            [DEMO], env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=log, stderr=log, start_new_session=True
+        ) as demo,
+    ):
+        live.wait_until(lambda: b"$ dvidfs repo" in (tmp_path / "log").read_bytes(), timeout=60, what="the first repo")
+        os.killpg(demo.pid, signal.SIGTERM)
+    assert demo.returncode != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_look(told: Told):
+    shown = told.of("1")
+    assert all(name in shown for name in ("medulla", "master", "proofread", "raw", "notes", "grayscale", "volume.npy"))
+
+
+def test_keys(told: Told):
+    assert "traced by hand, 3 gaps left" in told.of("2")
+    assert "traced by hand, complete" in told.of("2")
+
+
+def test_diff(told: Told):
+    lines = told.of("3").splitlines()
+    assert "< traced by hand, 3 gaps left" in lines
+    assert "> traced by hand, complete" in lines
+    assert any(line.startswith("Only in") and line.endswith("L1-new") for line in lines)
+
+
+def test_window(told: Told):
+    assert "(64, 250, 250) of uint8, 4,000,128 bytes" in told.of("4")
+
+
+def test_slice(told: Told):
+    assert told.of("5").count("the same pixels as iso.") == 4
+    assert "NOT" not in told.of("5")
+    assert "250 x 64" in told.of("5")
+
+
+def test_http(told: Told):
+    assert "same bytes" in told.of("6")
+    assert '["Mi1-home","Tm3-home"]' in told.of("6")
+    assert '"TypeName":"uint8blk"' in told.of("6")
+
+
+def test_write(told: Told):
+    assert "second look needed\nby whom?\n" in told.of("7")
+    assert told.of("7").rstrip().endswith("refused, as it should be")
+
+
+def test_archive(told: Told):
+    sums = [line for line in told.of("8").splitlines() if line.endswith(" -")]
+    assert len(sums) == 2
+    assert sums[0] == sums[1]
+
+
+def test_every_example_is_tested():
+    assert list(EXAMPLES) == list("12345678")

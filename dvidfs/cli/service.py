@@ -54,8 +54,9 @@ def _service_arguments(parser: argparse.ArgumentParser) -> None:
                         help="Let pages of this origin read over HTTP; * for all; may be repeated.")  # fmt: skip
     parser.add_argument("--durability", choices=("durable", "periodic"),
                         help="durable (default): on disk before it is acknowledged; periodic: every second.")  # fmt: skip
-    parser.add_argument("--read-only", action="store_true", help="Refuse every write.")
+    parser.add_argument("--read-only", action="store_true", help="Refuse every write over HTTP.")
     parser.add_argument("--full-write", action="store_true", help="Allow writes to committed versions over HTTP.")
+    parser.add_argument("--allow-other", action="store_true", help="Let other users see the mount.")
     parser.add_argument("--log", type=Path, metavar="FILE", help="Write the log to this file.")
     parser.add_argument(
         "--request-log", type=Path, metavar="FILE", help="Write a line for each HTTP request to this file."
@@ -105,7 +106,7 @@ def configure(args: argparse.Namespace) -> Config:
     elif config.http is None and not args.until_unmounted:
         config = replace(config, http=parse_address(DEFAULT_HTTP))
     if args.dir is not None:
-        config = replace(config, mount=args.dir.absolute())
+        config = replace(config, mount=args.dir.absolute(), allow_other=args.allow_other)
     if args.cors:
         config = replace(config, cors=tuple(args.cors))
     if args.durability:

@@ -222,13 +222,13 @@ def parents(survey: Survey) -> Iterator[Wrong]:
 
 
 def branches(survey: Survey) -> Iterator[Wrong]:
-    """A branch is one line: it has one leaf, and begins once."""
+    """A branch is one line and begins once; only a merge adds a further child to the trunk."""
     continued: set[tuple[int, str]] = set()
     begun: dict[tuple[int, str], str] = {}
     for node in survey.nodes.values():
         branch, where = node["branch"], f"version {node['uuid']}"
         ups = [p for p in node["parents"] if p in survey.nodes and survey.nodes[p]["branch"] == branch]
-        for parent in ups:
+        for parent in ups if len(node["parents"]) == 1 else ():
             if (parent, branch) in continued:
                 yield where, f'is a second child of {survey.nodes[parent]["uuid"]} on branch "{branch or "master"}"'
             continued.add((parent, branch))

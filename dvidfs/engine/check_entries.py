@@ -45,7 +45,7 @@ def _where(survey: Survey, key: bytes, raw: bytes) -> str:
     instance = keys.U32.unpack_from(key)[0]
     version = keys.suffix_version(key[-SUFFIX:])
     try:
-        what = describe(key[HEAD:-SUFFIX], Entry.parse(raw, version))
+        what = describe(key[:-SUFFIX], Entry.parse(raw, version))
     except (keys.struct.error, ValueError):
         what = f"key {key[HEAD:-SUFFIX].hex()}"
     return f"{what} of {_name(survey, instance)} at version {version}"

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import trio
 
 from dvidfs.engine import jobs, repos
-from dvidfs.engine.graph import Instance, Repo
+from dvidfs.engine.graph import Instance, Node, Repo
 from dvidfs.engine.store import Durability, ReadTxn, Store, WriteTxn
 
 T = TypeVar("T")
@@ -57,6 +57,14 @@ class Engine:
         """Take an instance out of sight now; its rows are freed in the background."""
         self._free_later(txn, repos.delete_instance(txn, instance, passcode), instance.name)
 
+    def remove_empty_instance(self, txn: WriteTxn, node: Node, instance: Instance) -> None:
+        """Take away an instance that was made in this open version and holds nothing.
+
+        Raises:
+            NotEmpty: it holds something, or was made elsewhere.
+        """
+        self._free_later(txn, repos.remove_empty_instance(txn, node, instance), instance.name)
+
     def delete_repo(self, txn: WriteTxn, repo: Repo, passcode: str = "") -> None:
         names = {i.id: name for name, i in repo.instances.items()}
         for instance in repos.delete_repo(txn, repo, passcode):
@@ -70,10 +78,19 @@ class Engine:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look after the store until cancelled. A job's step that has begun is finished."""
+        self.closing = False
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_jobs)
             nursery.start_soon(self._run_jobs)
             nursery.start_soon(self._sweep)
             task_status.started()
+
+    async def _stop_jobs(self) -> None:
+        """Tell the threads, when the service is cancelled, to stop after their step."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.closing = True
 
     async def _run_jobs(self) -> None:
         seen = -1
@@ -81,8 +98,10 @@ class Engine:
             now = self.store.last_txn()
             if now != seen:
                 with self.store.read() as txn:
-                    waiting = any(map(jobs.waits, jobs.all_jobs(txn)))
-                seen = now
+                    found = jobs.all_jobs(txn)
+                waiting = any(map(jobs.waits, found))
+                # a process that dies writes nothing, so running jobs are looked at again and again
+                seen = -1 if any(j.state == "running" for j in found) else now
                 if waiting:
                     await trio.to_thread.run_sync(self._run_waiting)
                     continue

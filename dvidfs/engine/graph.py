@@ -214,6 +214,12 @@ class Lineages:
             self.known[version] = found
         return found
 
+    def copy(self) -> Lineages:
+        """Another cache that knows as much; what is added to one is not in the other."""
+        other = Lineages(self.limit)
+        other.known = dict(self.known)
+        return other
+
     def _build(self, nodes: Mapping[int, Node], version: int) -> Lineage:
         mask, merges, todo = bytearray(version + 1), False, [version]
         while todo:
@@ -358,8 +364,11 @@ class Graph:
             p = nodes[parent]
             if node.id not in p.children:
                 nodes[parent] = replace(p, children=(*p.children, node.id))
-        versions = self.versions if old else {**self.versions, node.uuid: (repo.id, node.id)}
-        return replace(self, repos={**self.repos, repo.id: replace(repo, nodes=nodes)}, versions=versions)
+        graph = replace(self, repos={**self.repos, repo.id: replace(repo, nodes=nodes)})
+        if old:
+            return graph
+        # A write that is rolled back gives its version ids back: what was remembered of them must go with its graph.
+        return replace(graph, versions={**self.versions, node.uuid: (repo.id, node.id)}, lineages=self.lineages.copy())
 
     def with_instance(self, instance: Instance) -> Graph:
         repo = self.repos[instance.repo]

@@ -21,7 +21,7 @@ import orjson
 from dvidfs.engine import repos, values
 from dvidfs.engine.keys import U64, Table
 from dvidfs.engine.store import ReadTxn, WriteTxn
-from dvidfs.errors import NotFound
+from dvidfs.errors import NotFound, StoreError
 
 if TYPE_CHECKING:
     from dvidfs.engine.engine import Engine
@@ -124,12 +124,12 @@ def claim(txn: WriteTxn) -> Job | None:
 
 
 def run(engine: Engine, job: Job) -> None:
-    """Run a claimed job to its end in this thread; stops between steps when it is cancelled or the engine closes."""
-    number, step = job.id, KINDS.get(job.kind)
+    """Run a claimed job to its end in this thread; stops between steps when it is cancelled or the service ends.
+
+    A job that is stopped by the end of the service waits again.
+    """
+    number, step = job.id, KINDS[job.kind]
     while not engine.closing:
-        if step is None:
-            _fail(engine, number, f"unknown kind of job {job.kind}")
-            return
         try:
             rest = step(engine, dict(job.args))
         except Exception as e:
@@ -139,6 +139,14 @@ def run(engine: Engine, job: Job) -> None:
         job = engine.store.write(partial(_advance, number=number, rest=rest))
         if job.state != "running":
             return
+    with suppress(StoreError):  # a closed store: the job is claimed when this process has ended
+        engine.store.write(partial(_put_back, number=number))
+
+
+def _put_back(txn: WriteTxn, number: int) -> None:
+    job = get(txn, number)
+    if job.state == "running":
+        save(txn, replace(job, state="queued", owner="", updated=txn.now))
 
 
 def _fail(engine: Engine, number: int, error: str) -> None:

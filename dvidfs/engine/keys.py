@@ -26,7 +26,8 @@ lines       scope u8 (``r`` repo, ``n`` node), id u32,      time i64, UTF-8 text
             number u32
 mutations   instance u32, version u32, mutation id u64      record of one mutation, in the datatype's JSON
 blobs       16 bytes FNV-1 128 of the content               :data:`ENTRY` (+ inline value)
-trash       value id u64                                    :data:`TRASH`: instance, pieces, since when
+trash       value id u64                                    :data:`TRASH`: instance, pieces, since when (0:
+                                                            some are freed)
 jobs        job id u64                                      JSON of a background job
 ==========  ==============================================  ====================================================
 

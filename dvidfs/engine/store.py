@@ -426,9 +426,7 @@ class Store:
         txn = self._env.begin()
         graph = self._graph
         if txn.get(b"now", db=self._meta, default=ZERO) != graph.now:
-            txn.abort()
-            graph = self._refresh()
-            txn = self._env.begin()
+            graph = self._refresh(txn)
         return ReadTxn(self, txn, graph)
 
     @staticmethod
@@ -581,13 +579,14 @@ class Store:
     def _counters(self, txn: lmdb.Transaction) -> tuple[int, int]:
         return NOW.unpack(txn.get(b"now", db=self._meta, default=ZERO))
 
-    def _refresh(self) -> Graph:
-        """The graph as it is on disk now."""
-        with self._graph_lock, self._env.begin() as txn:
-            gen, history = self._counters(txn)
-            graph = self._graph
-            if (gen, history) != (graph.gen, graph.history):
-                graph = self._graph = self._catch_up(txn, graph, gen, history)
+    def _refresh(self, txn: lmdb.Transaction) -> Graph:
+        """The graph of this snapshot; kept if it is newer than the one in memory."""
+        gen, history = self._counters(txn)
+        with self._graph_lock:
+            known = self._graph
+            graph = self._catch_up(txn, known, gen, history)
+            if (gen, history) > (known.gen, known.history):
+                self._graph = graph
             return graph
 
     def _catch_up(self, txn: lmdb.Transaction, graph: Graph, gen: int, history: int) -> Graph:

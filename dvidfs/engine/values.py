@@ -151,6 +151,8 @@ class Upload:
 
         def put(txn: WriteTxn) -> int:
             ref = self._ref or txn.new_id("value")
+            if self._ref:
+                _reclaim(txn, ref)
             txn.put(Table.VALUES, VALUE_KEY.pack(self._instance, ref, number), data)
             txn.put(Table.TRASH, U64.pack(ref), TRASH.pack(self._instance, count, txn.now))
             return ref
@@ -165,8 +167,14 @@ def adopt(txn: WriteTxn, value: Uploaded) -> None:
     Raises:
         Stale: the upload took so long that it was swept; repeat it.
     """
-    if not txn.delete(Table.TRASH, U64.pack(value.ref)):
+    _reclaim(txn, value.ref)
+
+
+def _reclaim(txn: WriteTxn, ref: int) -> None:
+    row = txn.get(Table.TRASH, U64.pack(ref))
+    if row is None or not TRASH.unpack(row)[2]:
         raise Stale("the upload took longer than an hour between its pieces and was dropped: repeat it")
+    txn.delete(Table.TRASH, U64.pack(ref))
 
 
 def release(txn: WriteTxn, instance: int, entry: Entry) -> None:
@@ -247,7 +255,8 @@ def sweep(txn: WriteTxn, limit: int = 256, keep_ns: int = KEEP_NS) -> bool:
             continue
         low, high = VALUE_KEY.pack(instance, U64.unpack(key)[0], 0), VALUE_KEY.pack(instance, U64.unpack(key)[0], count)
         limit -= txn.delete_range(Table.VALUES, low, high, limit)
-        if limit <= 0:
+        if limit <= 0:  # since 0: some are gone, so no upload may have the rest back
+            txn.put(Table.TRASH, key, TRASH.pack(instance, count, 0))
             return True
         txn.delete(Table.TRASH, key)
     return False

@@ -145,7 +145,7 @@ class ReadView:
                 break
             if self.lineage.mark(key[-SUFFIX:]):
                 rows.append((key[-SUFFIX:], value))
-        return self._decide(rows, prefix[HEAD:])
+        return self._decide(rows, prefix)
 
     def newest(self, family: Family, enc: bytes) -> list[Entry]:
         """All entries of a key that no newer one hides, tombstones included: more than one only below a merge."""
@@ -166,8 +166,8 @@ class ReadView:
                 found.append(Entry.parse(raw, version))
         return found
 
-    def _decide(self, rows: list[tuple[bytes, bytes]], enc: bytes) -> Entry | None:
-        """The entry that counts of visible (suffix, entry) rows, newest first."""
+    def _decide(self, rows: list[tuple[bytes, bytes]], prefix: bytes) -> Entry | None:
+        """The entry that counts of visible (suffix, entry) rows, newest first; ``prefix``: the index key without suffix."""
         nodes = self.graph.repos[self.node.repo].nodes
         live = [e for e in self._unhidden(rows) if e.kind != Kind.TOMBSTONE]
         if len(live) < 2:
@@ -177,7 +177,7 @@ class ReadView:
             return first
         where = " and ".join(nodes[e.version].uuid for e in live)
         raise Conflict(
-            f'{describe(enc, first)} of "{self.instance.name}" was changed in versions {where}, which '
+            f'{describe(prefix, first)} of "{self.instance.name}" was changed in versions {where}, which '
             f"were merged: write or delete it in {self.node.uuid} to settle it"
         )
 
@@ -244,16 +244,16 @@ class ReadView:
     def _scan_merged(
         self, rows: Iterator[tuple[bytes, bytes]], on_conflict: Callable[[Conflict], None] | None
     ) -> Iterator[Found]:
-        for enc, group in groupby(rows, key=lambda row: row[0][HEAD:-SUFFIX]):
+        for prefix, group in groupby(rows, key=lambda row: row[0][:-SUFFIX]):
             seen = [(k[-SUFFIX:], v) for k, v in group if self.lineage.mark(k[-SUFFIX:])]
             try:
-                entry = self._decide(seen, enc)
+                entry = self._decide(seen, prefix)
             except Conflict as e:
                 if on_conflict is not None:
                     on_conflict(e)
                 continue
             if entry is not None:
-                yield Found(enc, entry)
+                yield Found(prefix[HEAD:], entry)
 
     def load_spans(self, family: Family, spans: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, Buffer]]:
         """Encoded keys and values of all keys with start <= encoded key < stop, span after span; made for thousands.
@@ -481,7 +481,26 @@ class WriteView(ReadView):
             self._move(old, new, entry)
         else:
             self.put(Family.TEXT, new_enc, self.copy(entry), new if keys.is_long(new_enc) else b"")
+            self.set_time(new, entry.mtime)
             self.delete_text(old)
+
+    def set_time(self, key: bytes, mtime: int) -> None:
+        """Store another time (ns) with a text key. Its bytes stay; a value of an ancestor is copied to this version."""
+        enc = keys.encode_text(keys.check_key(key))
+        whole = key if keys.is_long(enc) else b""
+        entry = self.find(Family.TEXT, enc)
+        if entry is None or entry.mtime == mtime:
+            return
+        if entry.version != self.version:
+            self.put(Family.TEXT, enc, self.copy(entry), whole)
+        at = keys.HEAD.pack(self.instance.id, Family.TEXT) + enc
+        raw = self.txn.get(Table.INDEX, at + self._suffix + VALUE)
+        assert raw is not None
+        kind, codec, length, zero, size, _, ref = keys.ENTRY.unpack_from(raw)
+        tail = bytes(raw[keys.ENTRY.size :])
+        row = keys.ENTRY.pack(kind, codec, length, zero, size, mtime, ref) + tail
+        self.txn.put(Table.INDEX, at + self._suffix + VALUE, row)
+        self.txn.touch(self.instance, self.version, at)
 
     def _move(self, old: bytes, new: bytes, entry: Entry) -> None:
         txn, instance = self.txn, self.instance.id
@@ -497,7 +516,7 @@ class WriteView(ReadView):
         txn.put(
             Table.INDEX,
             target + VALUE,
-            keys.ENTRY.pack(entry.kind, entry.codec, len(whole), 0, entry.size, txn.now, entry.ref) + whole,
+            keys.ENTRY.pack(entry.kind, entry.codec, len(whole), 0, entry.size, entry.mtime, entry.ref) + whole,
         )
         txn.touch(self.instance, self.version, head + new_enc)
 
@@ -523,15 +542,16 @@ def index_heads(instance: int) -> dict[Family, bytes]:
     return {family: keys.head(instance, family) for family in Family}
 
 
-def describe(enc: bytes, entry: Entry) -> str:
-    """A key in an error message."""
-    if entry.key or enc[-2:] == b"\0\0":
-        text = (entry.key or keys.decode_text(enc)).decode(errors="replace")
-        return f'key "{text[:60]}"'
-    if len(enc) == keys.BLOCK.size:
-        _, x, y, z = keys.decode_block(enc)
-        return f"block {x}_{y}_{z}"
-    return f"key {enc.hex()}"
+def describe(prefix: bytes, entry: Entry) -> str:
+    """A key in an error message; ``prefix``: its index key, without the suffix."""
+    family, enc = prefix[HEAD - 1], prefix[HEAD:]
+    if family == Family.BLOCK:
+        scale, x, y, z = keys.decode_block(enc)
+        return f"block {x}_{y}_{z}" if not scale else f"block {x}_{y}_{z} at scale {scale}"
+    if family == Family.NUMBER:
+        return f"key {int.from_bytes(enc, 'big')}"
+    text = (entry.key or keys.decode_text(enc)).decode(errors="replace")
+    return f'key "{text[:60]}"'
 
 
 def _text_span(first: bytes | None, last: bytes | None) -> tuple[bytes, bytes | None]:

@@ -1,8 +1,8 @@
 """Open files: what each shows, and what is written to it until it is committed.
 
 A key that is open in an open version shows the value that it had when it was opened, or what this mount has written
-to it since: one buffer for each inode, committed at flush and fsync, and at release if it still holds something
-(written through a memory map). A commit that fails drops the buffer and the kernel's pages. Windows written to a
+to it since: one buffer for each inode, committed at flush by a writer and at fsync, and at release if it still holds
+something (written through a memory map). A commit that fails drops the buffer and the kernel's pages. Windows written to a
 computed file are buffered up to :data:`MAX_WINDOWS` bytes, then committed as one mutation. Texts are written out when
 opened. Invariant: what other readers of the store see of a key is always a whole value.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -49,6 +50,7 @@ class OpenFile:
 
     def __init__(self) -> None:
         self.users = 0
+        self.writers = 0
 
     @property
     def unsaved(self) -> bool:
@@ -372,7 +374,7 @@ class OpenWindows(OpenFile):
             low, high = max(at, offset), min(at + len(piece), offset + len(mixed))
             if low < high:
                 mixed[low - offset : high - offset] = piece[low - at : high - at]
-        return mixed
+        return memoryview(mixed)
 
     async def write(self, offset: int, data: bytes, *, append: bool = False) -> None:
         if append or offset + len(data) > self.size:
@@ -412,6 +414,17 @@ class OpenWindows(OpenFile):
         self._windows.close()
 
 
+class Handle:
+    """What one call of open(2) gave."""
+
+    __slots__ = ("appends", "file", "writes")
+
+    def __init__(self, file: OpenFile, flags: int) -> None:
+        self.file = file
+        self.writes = bool(flags & os.O_ACCMODE)
+        self.appends = bool(flags & os.O_APPEND)
+
+
 class Opens:
     """All open files: by inode where they are shared, and by handle."""
 
@@ -420,9 +433,8 @@ class Opens:
         self.notices = notices
         self.budget = Budget(MEMORY)
         self.nursery: trio.Nursery | None = None
-        self.appending: set[int] = set()
         self._shared: dict[int, OpenFile] = {}
-        self._handles: dict[int, OpenFile] = {}
+        self._handles: dict[int, Handle] = {}
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
@@ -444,33 +456,33 @@ class Opens:
             if isinstance(file, OpenKey) and file.unsaved and file.node.home.ident == home.ident:
                 yield file
 
-    def add(self, file: OpenFile, *, append: bool = False) -> int:
+    def add(self, file: OpenFile, flags: int) -> int:
         """A new handle of a file."""
-        handle = next(self._numbers)
+        number, handle = next(self._numbers), Handle(file, flags)
         file.users += 1
-        self._handles[handle] = file
+        file.writers += handle.writes
+        self._handles[number] = handle
         if not isinstance(file, OpenText):
             self._shared[file.node.ino] = file
-        if append:
-            self.appending.add(handle)
-        return handle
+        return number
 
-    def __getitem__(self, handle: int) -> OpenFile:
-        found = self._handles.get(handle)
+    def __getitem__(self, number: int) -> Handle:
+        found = self._handles.get(number)
         if found is None:
-            raise BadRequest(f"no open file has the handle {handle}")
+            raise BadRequest(f"no open file has the handle {number}")
         return found
 
-    async def release(self, handle: int) -> None:
-        """Give a handle back; the last one commits what is unsaved and closes the file."""
-        file = self[handle]
-        self.appending.discard(handle)
+    async def release(self, number: int) -> None:
+        """Give a handle back; the last one that writes commits what is unsaved, the last one closes the file."""
+        handle = self[number]
+        file = handle.file
         try:
-            if file.users == 1:
+            if handle.writes and file.writers == 1:
                 await file.commit()
         finally:
-            del self._handles[handle]
+            del self._handles[number]
             file.users -= 1
+            file.writers -= handle.writes
             if not file.users:
                 if self._shared.get(file.node.ino) is file:
                     del self._shared[file.node.ino]
@@ -479,7 +491,7 @@ class Opens:
     async def commit_all(self) -> list[Exception]:
         """Commit every buffer, as at an unmount; what went wrong."""
         errors: list[Exception] = []
-        for file in {id(f): f for f in self._handles.values()}.values():
+        for file in {id(h.file): h.file for h in self._handles.values()}.values():
             try:
                 await file.commit()
             except Exception as e:  # noqa: BLE001 - the others are to be committed all the same

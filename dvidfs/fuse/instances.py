@@ -265,8 +265,6 @@ class TypeDir(Dir):
 
     __slots__ = ("at", "entry", "parts", "path")
 
-    slow = True
-
     def __init__(self, at: At, entry: Directory, parts: tuple[Any, ...], path: tuple[bytes, ...]) -> None:
         Node.__init__(self)
         self.ident = at.prefix + inodes.identity(*path)
@@ -298,7 +296,9 @@ class TypeDir(Dir):
 
     def _named(self, view: ReadView, name: bytes) -> TypeDir | TypeFile | None:
         text = names.decode_str(name)
-        for each in self.entry.each if text is not None else ():
+        if text is None:
+            return None
+        for each in self.entry.each:
             part = each.parse(text)
             if part is not None and is_shown(each.entry, view) and each.has(view, *self.parts, part):
                 return self._child(each.entry, name, (part,))
@@ -383,5 +383,3 @@ class TypeFile(Named):
     def write(self, view: WriteView, offset: int, data: bytes) -> None:
         assert self.entry.write is not None
         self.entry.write(view, *self.parts, offset, data)
-
-

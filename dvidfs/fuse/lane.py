@@ -36,8 +36,7 @@ async def write(engine: Engine, fn: Callable[[WriteTxn], T], size: int = 0) -> T
 
 async def in_thread(fn: Callable[..., T], *args: Any) -> T:
     """Run what takes long in a worker thread, to its end."""
-    with trio.CancelScope(shield=True):
-        return await trio.to_thread.run_sync(fn, *args, limiter=THREADS)
+    return await trio.to_thread.run_sync(fn, *args, limiter=THREADS)  # not abandoned on cancellation
 
 
 async def read_in_thread(engine: Engine, fn: Callable[[ReadTxn], T]) -> T:

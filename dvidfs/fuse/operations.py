@@ -20,13 +20,13 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from dvidfs.engine import ReadTxn, WriteTxn, repos
-from dvidfs.engine.values import Entry, prepare
-from dvidfs.errors import Conflict, DvidfsError, Exists, Locked, NotEmpty, NotFound
+from dvidfs.engine.values import Entry
+from dvidfs.errors import Conflict, DvidfsError, Exists, NotEmpty, NotFound
 from dvidfs.fuse import lane, names
 from dvidfs.fuse.errors import LOGGED, Errno, errno_of
 from dvidfs.fuse.handles import OpenFile, OpenKey, OpenText, OpenWindows
 from dvidfs.fuse.instances import KeyFile, KeysDir, State, TypeDir, TypeFile, folder, refuse_committed
-from dvidfs.fuse.nodes import FOREVER, Access, Context, Dir, Inbox, Link, Listing, Node, Stat, Text, state_of
+from dvidfs.fuse.nodes import FOREVER, Access, Context, Dir, Link, Listing, Node, Stat, Text, state_of
 from dvidfs.fuse.tree import Root, VersionDir
 from dvidfs.types.base import Keys
 
@@ -45,7 +45,7 @@ def guarded(handler: Handler) -> Handler:
             return await handler(self, *args)
         except FUSEError:
             raise
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - the wall: whatever it is, the mount lives on
             raise FUSEError(report(handler.__name__, e)) from None
 
     return run
@@ -141,8 +141,8 @@ class Operations(pyfuse3.Operations):
                 absent = EntryAttributes()
                 absent.entry_timeout = home.absent_ttl(txn, name)
                 return absent
-            node, stat_ = found
-            out = self._attributes(node, stat_, home.ttl(txn))
+            node = found[0] if found[0].ino else self._inodes.place(found[0])
+            out = self._attributes(node, found[1], home.ttl(txn))
         finally:
             self._store.end(txn)
         self._inodes.remember(node)
@@ -239,16 +239,14 @@ class Operations(pyfuse3.Operations):
         with self._context.engine.read() as txn:
             return node.listing(txn)
 
-    def _reply(
-        self, opened: OpenDir, listing: Listing, txn: ReadTxn, start: int, token: pyfuse3.ReaddirToken
-    ) -> None:
+    def _reply(self, opened: OpenDir, listing: Listing, txn: ReadTxn, start: int, token: pyfuse3.ReaddirToken) -> None:
         out = EntryAttributes()
         out.st_uid, out.st_gid = self._uid, self._gid
         out.entry_timeout = opened.node.ttl(txn)
         reply, fill, inodes = pyfuse3.readdir_reply, self._fill, self._inodes
         position = start
         for name, found, stat_ in listing.entries(txn, start):
-            node = inodes.place(found)
+            node = found if found.ino else inodes.place(found)
             position += 1
             if not reply(token, name, fill(out, node, stat_), position):
                 return
@@ -310,7 +308,7 @@ class Operations(pyfuse3.Operations):
                 raise refuse(errno.EISDIR)
         finally:
             self._store.end(txn)
-        handle = self._opens.add(file, append=bool(flags & os.O_APPEND))
+        handle = self._opens.add(file, flags)
         if not known:  # the kernel has other attributes than this value has, and would cut it to their size
             await lane.in_thread(forget_attributes, inode)
         return FileInfo(fh=handle, keep_cache=known)
@@ -347,7 +345,7 @@ class Operations(pyfuse3.Operations):
         content = await lane.read_in_thread(self._context.engine, node.render)
         file = OpenText(self._opens, node, content, bool(flags & os.O_TRUNC))
         # past the page cache: size and content of a text may change at any time
-        return FileInfo(fh=self._opens.add(file, append=bool(flags & os.O_APPEND)), direct_io=True, keep_cache=False)
+        return FileInfo(fh=self._opens.add(file, flags), direct_io=True, keep_cache=False)
 
     @guarded
     async def create(
@@ -363,7 +361,7 @@ class Operations(pyfuse3.Operations):
         finally:
             self._store.end(txn)
         self._inodes.remember(node)
-        return FileInfo(fh=self._opens.add(file, append=bool(flags & os.O_APPEND)), keep_cache=False), out
+        return FileInfo(fh=self._opens.add(file, flags), keep_cache=False), out
 
     def _new_key(self, parent: int, name: bytes) -> tuple[KeysDir, KeyFile]:
         """The node of a key that may be new.
@@ -387,33 +385,31 @@ class Operations(pyfuse3.Operations):
     async def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
         if not stat.S_ISREG(mode):
             raise refuse(errno.EPERM)
-        info, out = await self._made(parent_inode, name, mode, os.O_WRONLY, ctx)
+        info, out = await self.create(parent_inode, name, mode, os.O_WRONLY, ctx)
         await self._opens.release(info.fh)
         return out
 
-    async def _made(self, *args: Any) -> tuple[FileInfo, EntryAttributes]:
-        return await self.create(*args)
-
     @guarded
     async def read(self, fh: int, off: int, size: int) -> Any:
-        file = self._opens[fh]
+        file = self._opens[fh].file
         data = file.read_now(off, size)
         return data if data is not None else await file.read(off, size)
 
     @guarded
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        await self._opens[fh].write(off, buf, append=fh in self._opens.appending)
+        handle = self._opens[fh]
+        await handle.file.write(off, buf, append=handle.appends)
         return len(buf)
 
     @guarded
     async def flush(self, fh: int) -> None:
-        file = self._opens[fh]
-        if file.unsaved:
-            await file.commit()
+        handle = self._opens[fh]
+        if handle.writes and handle.file.unsaved:
+            await handle.file.commit()
 
     @guarded
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._opens[fh].commit()
+        await self._opens[fh].file.commit()
         if self._store.durability != "durable":
             await lane.in_thread(self._store.sync)
 
@@ -449,12 +445,12 @@ class Operations(pyfuse3.Operations):
 
     async def _resize(self, node: Node, size: int, fh: int | None) -> None:
         if fh is not None:
-            await self._opens[fh].truncate(size)
+            await self._opens[fh].file.truncate(size)
             return
         info = await self.open(node.ino, os.O_WRONLY, None)
         try:
-            await self._opens[info.fh].truncate(size)
-            await self._opens[info.fh].commit()
+            await self._opens[info.fh].file.truncate(size)
+            await self._opens[info.fh].file.commit()
         finally:
             await self._opens.release(info.fh)
 
@@ -489,7 +485,7 @@ class Operations(pyfuse3.Operations):
             self._may_change(txn, home)
         node = found[0]
         if not isinstance(home, KeysDir) or not isinstance(node, KeyFile):
-            raise refuse(errno.EISDIR if isinstance(node, Dir) else errno.EPERM)
+            raise refuse(errno.EPERM)
         return home, node
 
     @guarded
@@ -561,15 +557,15 @@ class Operations(pyfuse3.Operations):
         text = names.decode_str(name)
         if not isinstance(home, VersionDir) or not self._context.mkdir_type:
             raise refuse(errno.EPERM)
+        if len(name) > names.MAX_NAME:
+            raise refuse(errno.ENAMETOOLONG)
         if text is None or names.is_noise(name):
             raise refuse(errno.EINVAL)
         kind = self._context.registry[self._context.mkdir_type]
         settings = kind.configure({})
 
         def fn(txn: WriteTxn) -> None:
-            repos.create_instance(
-                txn, home.node(txn), kind.name, text, compression=kind.compression, settings=settings
-            )
+            repos.create_instance(txn, home.node(txn), kind.name, text, compression=kind.compression, settings=settings)
 
         await lane.write(self._context.engine, fn)
         return await self.lookup(parent_inode, name, ctx)

@@ -279,9 +279,7 @@ class RepoDir(Dir):
         return FewEntries(rows)
 
 
-def links_folder(
-    repo: int, up: bytes, links: Callable[[Repo], Mapping[bytes, Version]], *ident: str | bytes
-) -> Folder:
+def links_folder(repo: int, up: bytes, links: Callable[[Repo], Mapping[bytes, Version]], *ident: str | bytes) -> Folder:
     """A folder of links to versions of a repo; ``up`` leads from it to the repo's folder."""
 
     def resolve(name: bytes, txn: ReadTxn) -> tuple[bytes, int]:
@@ -408,9 +406,7 @@ def version_dot(context: Context, version: Version) -> Folder:
         b"info.json": partial(Text, lambda t: pretty(common.node_json(t, node(t))), mtime, *ident, "info.json"),
         b"note": partial(Inbox, note, mtime, access, save_note, *ident, "note"),
         b"log": partial(Inbox, log_text, mtime, access, save_log, *ident, "log", appends=True),
-        b"status": partial(
-            Text, lambda t: b"committed\n" if node(t).locked else b"open\n", mtime, *ident, "status"
-        ),
+        b"status": partial(Text, lambda t: b"committed\n" if node(t).locked else b"open\n", mtime, *ident, "status"),
         b"parents": partial(links_folder, repo, b"../../../", related(lambda n: n.parents), *ident, "parents"),
         b"children": partial(links_folder, repo, b"../../../", related(lambda n: n.children), *ident, "children"),
         b"instances": partial(infos_folder, context, version),

@@ -57,6 +57,7 @@ PRIVATE_NAMES: tuple[tuple[type, str], ...] = (
     (BaseProtocol, "transport"),
     (RequestHandler, "_close"),
     (RequestHandler, "_force_close"),
+    (RequestHandler, "_keepalive"),
     (RequestHandler, "_keepalive_handle"),
     (RequestHandler, "_keepalive_timeout"),
     (RequestHandler, "_manager"),
@@ -423,6 +424,7 @@ class FastProtocol(RequestHandler):
 
     def _renew(self) -> None:
         """Start the keep-alive period anew."""
+        self._keepalive = True  # older aiohttp: false until it has answered itself, and then nothing closes
         close_time = self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)

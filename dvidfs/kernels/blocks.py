@@ -41,15 +41,9 @@ def gather(
     if compiled is None:
         gather_plain(out, origin, starts, blocks, shape)
         return
-    lo, hi, at = _overlaps(out, origin, starts, shape)
-    addresses = np.fromiter((compiled.address(b) for b in blocks), np.int64, len(blocks))
-    _, by, bx = shape
-    _, ny, nx = out.shape
-    item = out.itemsize
-    source = ((lo - at) * (by * bx, bx, 1)).sum(1) * item + addresses
-    target = ((lo - origin) * (ny * nx, nx, 1)).sum(1) * item + out.ctypes.data
-    boxes = _table(target, source, (hi - lo) * (1, 1, item))
-    compiled.copy_boxes(boxes, ny * nx * item, nx * item, by * bx * item, bx * item)
+    at = np.ascontiguousarray(starts, np.int64)
+    addresses = np.array([compiled.address(b) for b in blocks], np.int64)
+    compiled.gather(out.ctypes.data, origin, out.shape, at, addresses, shape, out.itemsize)
 
 
 def gather_plain(
@@ -69,13 +63,8 @@ def scatter(volume: NDArray, shape: Shape) -> NDArray:
     compiled = kernels.ready("blocks_numba") if volume.size >= _PAYS_OFF * shape[0] * shape[1] * shape[2] else None
     if compiled is None:
         return scatter_plain(volume, shape)
-    (bz, by, bx), (nz, ny, nx), item = shape, volume.shape, volume.itemsize
-    grid = np.indices((nz // bz, ny // by, nx // bx)).reshape(3, -1).T * shape
-    out = np.empty((len(grid), bz, by, bx), volume.dtype)
-    source = (grid * (ny * nx, nx, 1)).sum(1) * item + volume.ctypes.data
-    target = np.arange(len(grid)) * (bz * by * bx * item) + out.ctypes.data
-    boxes = _table(target, source, (bz, by, bx * item))
-    compiled.copy_boxes(boxes, by * bx * item, bx * item, ny * nx * item, nx * item)
+    out = np.empty((volume.size // (shape[0] * shape[1] * shape[2]), *shape), volume.dtype)
+    compiled.scatter(volume.ctypes.data, out.ctypes.data, volume.shape, shape, volume.itemsize)
     return out
 
 
@@ -84,13 +73,6 @@ def scatter_plain(volume: NDArray, shape: Shape) -> NDArray:
     (bz, by, bx), (nz, ny, nx) = shape, volume.shape
     tiles = volume.reshape(nz // bz, bz, ny // by, by, nx // bx, bx).transpose(0, 2, 4, 1, 3, 5)
     return np.ascontiguousarray(tiles).reshape(-1, bz, by, bx)
-
-
-def _table(target: NDArray, source: NDArray, extent: NDArray | Shape) -> NDArray[np.int64]:
-    """Rows for ``copy_boxes``: target address, source address, planes, rows, bytes per row."""
-    table = np.empty((len(target), 5), np.int64)
-    table[:, 0], table[:, 1], table[:, 2:] = target, source, extent
-    return table
 
 
 def _overlaps(

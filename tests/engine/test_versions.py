@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -237,7 +237,7 @@ class Versions(RuleBasedStateMachine):
         node = self.engine.write(make)
         self.added(node, [], "", node.repo)
 
-    @rule(number=st.integers(0, 50), name=st.sampled_from(["kv", "kv", "flat"]), key=some_key, value=some_value)
+    @rule(number=st.integers(-6, 6), name=st.sampled_from(["kv", "kv", "flat"]), key=some_key, value=some_value)
     def put(self, number: int, name: str, key: bytes, value: bytes) -> None:
         at = self.pick(number)
         prepared: Any = values.prepare(value)
@@ -249,13 +249,13 @@ class Versions(RuleBasedStateMachine):
         if self.written(at, name, lambda view: view.put_text(key, prepared)):
             self.model.write(at, name, key, value)
 
-    @rule(number=st.integers(0, 50), name=st.sampled_from(["kv", "kv", "flat"]), key=some_key)
+    @rule(number=st.integers(-6, 6), name=st.sampled_from(["kv", "kv", "flat"]), key=some_key)
     def delete(self, number: int, name: str, key: bytes) -> None:
         at = self.pick(number)
         if self.written(at, name, lambda view: view.delete_text(key)):
             self.model.write(at, name, key, TOMB)
 
-    @rule(number=st.integers(0, 50), name=st.sampled_from(["kv", "kv", "flat"]), old=some_key, new=some_key)
+    @rule(number=st.integers(-6, 6), name=st.sampled_from(["kv", "kv", "flat"]), old=some_key, new=some_key)
     def rename(self, number: int, name: str, old: bytes, new: bytes) -> None:
         at = self.pick(number)
         value = self.model.read(at, name, old)
@@ -274,14 +274,14 @@ class Versions(RuleBasedStateMachine):
             self.engine.write(lambda txn: change(self.view(txn, at, name, WriteView)))
         return not refused
 
-    @rule(number=st.integers(0, 50))
+    @rule(number=st.integers(-6, 6))
     def commit(self, number: int) -> None:
         at = self.pick(number)
         with pytest.raises(Locked) if at.locked else contextlib.nullcontext():
             self.engine.write(lambda txn: repos.commit(txn, txn.graph.version(at.uuid)))
         at.locked = True
 
-    @rule(number=st.integers(0, 50))
+    @rule(number=st.integers(-6, 6))
     def new_version(self, number: int) -> None:
         at = self.pick(number)
         taken = any(c.branch == at.branch for c in at.children)
@@ -290,7 +290,7 @@ class Versions(RuleBasedStateMachine):
             node = self.engine.write(lambda txn: repos.new_version(txn, txn.graph.version(at.uuid)))
             self.added(node, [at], at.branch, at.repo)
 
-    @rule(number=st.integers(0, 50), fresh=st.booleans())
+    @rule(number=st.integers(-6, 6), fresh=st.booleans())
     def branch(self, number: int, fresh: bool) -> None:
         at = self.pick(number)
         self.count += fresh
@@ -303,8 +303,22 @@ class Versions(RuleBasedStateMachine):
             node = self.engine.write(lambda txn: repos.branch(txn, txn.graph.version(at.uuid), name))
             self.added(node, [at], name, at.repo)
 
+    @rule(number=st.integers(-4, 4), keys=st.lists(some_key, min_size=2, max_size=3), one=some_value, other=some_value)
+    def diverge(self, number: int, keys: list[bytes], one: bytes, other: bytes) -> None:
+        """Two branches of one version that change the same keys, committed: what merges are about."""
+        at = self.pick(number)
+        if not at.locked:
+            self.commit(number)
+        here = self.model.versions.index(at)
+        for value in (one, other):
+            self.branch(here, fresh=True)
+            for key in keys[:-1]:
+                self.put(-1, "kv", key, value)
+            self.delete(-1, "kv", keys[-1])
+            self.commit(-1)
+
     @precondition(any_locked)
-    @rule(numbers=st.lists(st.integers(0, 50), min_size=2, max_size=3), strict=st.booleans())
+    @rule(numbers=st.lists(st.integers(-5, -1), min_size=2, max_size=3), strict=st.booleans())
     def merge(self, numbers: list[int], strict: bool) -> None:
         parents = [self.pick(n, locked=True) for n in numbers]
         if len(set(parents)) < len(parents) or len({p.repo for p in parents}) > 1:
@@ -339,7 +353,7 @@ class Versions(RuleBasedStateMachine):
             lambda txn: repos.merge(txn, [txn.graph.version(p.uuid) for p in parents], strict=strict)
         )
 
-    @rule(number=st.integers(0, 50), first=some_end, last=some_end)
+    @rule(number=st.integers(-6, 6), first=some_end, last=some_end)
     def look(self, number: int, first: bytes | None, last: bytes | None) -> None:
         self.compare(self.pick(number), first, last)
 
@@ -348,7 +362,7 @@ class Versions(RuleBasedStateMachine):
         self.engine.close()
         self.engine = Engine(Store(self.path, durability="periodic"))
 
-    @rule(number=st.integers(0, 50), name=st.sampled_from(["kv", "flat"]), key=some_key)
+    @rule(number=st.integers(-6, 6), name=st.sampled_from(["kv", "flat"]), key=some_key)
     def fail_in_the_middle(self, number: int, name: str, key: bytes) -> None:
         """A write that raises after it made a version and wrote to it leaves nothing, not even in caches."""
         at = self.pick(number)
@@ -378,5 +392,6 @@ class Versions(RuleBasedStateMachine):
 
 TestVersions = Versions.TestCase
 TestVersions.settings = settings(
-    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck),
+    phases=[Phase.reuse, Phase.generate]
 )

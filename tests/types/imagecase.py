@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,10 +71,12 @@ class Case:
     # -- operations ------------------------------------------------------------------------------------------
 
     def read(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """An operation's answer in a snapshot of its own; of a Content the body."""
+        """An operation's answer in a snapshot of its own; of a Content the body, of an iterator a list."""
         with self.engine.read() as txn:
             node = txn.graph.version(self.uuid)
             answer = operation(ReadView(txn, node, txn.graph.instance(node, self.name)), *args, **options)
+            if isinstance(answer, Iterator):
+                return list(answer)
             return body_of(answer) if isinstance(answer, Content) else answer
 
     def write(self, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvidfs.engine.store import Buffer, Store
 from dvidfs.engine.versions import ReadView, WriteView
@@ -225,33 +226,43 @@ def write_range(view: WriteView, bricks: Bricks, start: int, data: Buffer) -> No
 
 
 def _change(volume: Volume, view: WriteView, brick: Box, row: int, runs: list[tuple[Run, Buffer]]) -> None:
+    """Stores those blocks of a brick again that the runs touch and change, or that were not stored."""
     grid = covering_blocks(brick, volume.block)
-    whole = span(
-        _times(grid.offset, volume.block),
-        _times(grid.stop, volume.block),
-    )
+    whole = span(_times(grid.offset, volume.block), _times(grid.stop, volume.block))
     stored, payloads = volume.stored(grid)
     before = volume.assemble(whole, stored, payloads)
-    after, window = before.copy(), whole.window(brick)
-    voxels = np.ascontiguousarray(after[window])
-    flat = voxels.reshape(-1).view(np.uint8)
-    touched = np.zeros(grid.shape, bool)
-    for run, data in runs:
-        flat[run.offset : run.offset + run.count] = np.frombuffer(data, np.uint8)
-        rows = _rows(brick, run.offset // row, (run.offset + run.count - 1) // row)
-        if rows.size[1:] == (1, 1):
-            item = volume.kind.bytes
-            first, last = run.offset % row // item, (run.offset + run.count - 1) % row // item
-            rows = Box((rows.offset[0] + first, *rows.offset[1:]), (last - first + 1, 1, 1))
-        touched[grid.window(covering_blocks(rows, volume.block))] = True
-    after[window] = voxels
-    old, new = (kernel.scatter(a, volume.block_shape) for a in (before, after))
+    after = _overlaid(before, whole.window(brick), runs)
+    old, new = (kernel.scatter(voxels, volume.block_shape) for voxels in (before, after))
     there = np.zeros(grid.shape, bool)
     there[tuple((stored - grid.origin).T)] = True
     changed = (old != new).any((1, 2, 3)) | ~there.reshape(-1)
-    chosen = np.flatnonzero(touched.reshape(-1) & changed)
+    chosen = np.flatnonzero(changed & _touched(volume, grid, brick, row, runs).reshape(-1))
     coords = np.column_stack(np.unravel_index(chosen, grid.shape)) + grid.origin
     put_blocks(view, zip([(x, y, z) for z, y, x in coords.tolist()], volume.encode(new[chosen]), strict=True))
+
+
+def _overlaid(before: NDArray, window: tuple[slice, slice, slice], runs: list[tuple[Run, Buffer]]) -> NDArray:
+    """A copy of the voxels with the runs laid over the brick that ``window`` cuts out."""
+    after = before.copy()
+    voxels = np.ascontiguousarray(after[window])
+    flat = voxels.reshape(-1).view(np.uint8)
+    for run, data in runs:
+        flat[run.offset : run.offset + run.count] = np.frombuffer(data, np.uint8)
+    after[window] = voxels
+    return after
+
+
+def _touched(volume: Volume, grid: Box, brick: Box, row: int, runs: list[tuple[Run, Buffer]]) -> NDArray[np.bool_]:
+    """Which blocks of the grid, (z, y, x), hold voxels of the runs."""
+    touched, item = np.zeros(grid.shape, bool), volume.kind.bytes
+    for run, _ in runs:
+        last = run.offset + run.count - 1
+        part = _rows(brick, run.offset // row, last // row)
+        if part.size[1:] == (1, 1):
+            start, stop = run.offset % row // item, last % row // item + 1
+            part = Box((part.offset[0] + start, *part.offset[1:]), (stop - start, 1, 1))
+        touched[grid.window(covering_blocks(part, volume.block))] = True
+    return touched
 
 
 def _times(coord: Point, block: Point) -> Point:

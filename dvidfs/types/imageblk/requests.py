@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from dvidfs.engine import journal, keys, repos
 from dvidfs.engine.keys import Family
@@ -243,9 +242,10 @@ def get_subvolblocks(view: ReadView, size: str, offset: str, compression: str) -
         for layer in range(z, z + sz):
             for first in range(y, y + sy, rows):
                 part = Box((x, first, layer), (sx, min(rows, y + sy - first), 1))
-                yield from wire.records(*volume.stored(part))
+                coords, payloads = volume.stored(part)
+                yield from wire.records(((x, y, z), p) for (z, y, x), p in zip(coords.tolist(), payloads, strict=True))
 
-    return _joined(records(), blocks.volume * volume.block_bytes if blocks.volume < 4096 else None)
+    return _joined(records(), blocks.volume * volume.block_bytes)
 
 
 def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: str) -> Content:
@@ -259,16 +259,15 @@ def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: 
     if prefetch in ("on", "true"):
         return Content(b"", OCTETS, 0)
     coords = [(x, y, z) for x, y, z in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)]
-    found = [(c, e) for c in coords if (e := view.find(Family.BLOCK, keys.encode_block(0, *c))) is not None]
+    step = max(1, PIECE_BYTES // volume.block_bytes)
 
     def records() -> Iterator[Buffer]:
-        step = max(1, PIECE_BYTES // volume.block_bytes)
-        for at in range(0, len(found), step):
-            part = found[at : at + step]
-            zyx = np.array([c[::-1] for c, _ in part], np.int64)
-            yield from wire.records(zyx, view.load_many([e for _, e in part]))
+        for at in range(0, len(coords), step):
+            part = coords[at : at + step]
+            payloads = view.load_keys(Family.BLOCK, [keys.encode_block(0, *coord) for coord in part])
+            yield from wire.records((c, p) for c, p in zip(part, payloads, strict=True) if p is not None)
 
-    return _joined(records(), None)
+    return _joined(records(), len(coords) * volume.block_bytes)
 
 
 class _Wire:
@@ -285,15 +284,16 @@ class _Wire:
             )
         self.volume, self.inflated = volume, compression == "uncompressed"
 
-    def records(self, coords: NDArray[np.int64], payloads: Sequence[Buffer]) -> Iterator[Buffer]:
-        """Heads and payloads of blocks; coordinates are (n, 3) in (z, y, x)."""
-        out = [as_bytes(self.volume.decode(p)) for p in payloads] if self.inflated else payloads
-        return write_records(((x, y, z), payload) for (z, y, x), payload in zip(coords.tolist(), out, strict=True))
+    def records(self, blocks: Iterable[tuple[Point, Buffer]]) -> Iterator[Buffer]:
+        """Heads and payloads of stored blocks."""
+        if not self.inflated:
+            return write_records(blocks)
+        return write_records((coord, as_bytes(self.volume.decode(payload))) for coord, payload in blocks)
 
 
-def _joined(pieces: Iterator[Buffer], estimate: int | None) -> Content:
+def _joined(pieces: Iterator[Buffer], estimate: int) -> Content:
     """A short answer whole, so that its length is known; a long one piece by piece."""
-    if estimate is not None and estimate <= PIECE_BYTES:
+    if estimate <= PIECE_BYTES:
         body = b"".join(pieces)
         return Content(body, OCTETS, len(body))
     return Content(batched(pieces), OCTETS)
