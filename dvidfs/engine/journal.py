@@ -39,7 +39,7 @@ def record(view: WriteView, action: str, **fields: Any) -> int:
         **fields,
         "MutationID": number,
         "UUID": view.node.uuid,
-        "Timestamp": go_time(view.txn.now),
+        "Timestamp": view.txn.now,
     }
     if view.user:
         entry["User"] = view.user
@@ -53,7 +53,9 @@ def records(view: ReadView) -> Iterator[dict[str, Any]]:
     """Mutations of the instance at this very version, oldest first."""
     pair = PAIR.pack(view.instance.id, view.version)
     for _, row in view.txn.scan(Table.MUTATIONS, pair, after(pair)):
-        yield orjson.loads(row)
+        entry = orjson.loads(row)
+        entry["Timestamp"] = go_time(entry["Timestamp"])
+        yield entry
 
 
 def line(txn: ReadTxn, begin: Node, end: Node) -> Sequence[Node]:

@@ -1,10 +1,10 @@
 """The LMDB environment: snapshot reads, and the one write lane with group commit. The only module that imports lmdb.
 
 A write is a plain synchronous function over a :class:`WriteTxn`, begun and ended on the lane's own thread. The lane
-takes what is queued (up to :data:`BATCH_BYTES` or :data:`BATCH_SECONDS`), runs each function in a nested transaction
-so that one that fails is rolled back alone, commits once (one fsync when durable) and answers all. A function may be
-run again when the commit of its group failed, so it touches nothing but its transaction. No API returns an open write
-transaction.
+takes what is queued (up to :data:`BATCH_BYTES` or :data:`BATCH_SECONDS`), runs the functions in one transaction,
+commits once (one fsync when durable) and answers all. One that fails is rolled back alone: nearly all fail before they write;
+if one has written already, the group is run again with a nested transaction for each. So a function may be run more than once, and touches
+nothing but its transaction. No API returns an open write transaction.
 
 A transaction knows raw rows of tables, ids, the :class:`~dvidfs.engine.graph.Graph` of its snapshot and the notes of
 what it changed (``changes``, ``state``, ``written``); versions, values and rules lie in the modules above.
@@ -169,14 +169,18 @@ class ReadTxn:
 
 
 class WriteTxn(ReadTxn):
-    """A transaction of the lane. Everything that it notes is written when its function has returned."""
+    """A transaction of the lane, for one function or for a group. What it notes is written by :meth:`finish`.
 
-    __slots__ = ("_flags", "_ids", "_touched", "_tracked", "now", "written")
+    ``changes`` counts calls that write; ``now`` (ns) is the time of everything that this transaction writes.
+    """
+
+    __slots__ = ("_flags", "_ids", "_mutids", "_touched", "_tracked", "changes", "now")
 
     def __init__(self, store: Store, txn: lmdb.Transaction, graph: Graph) -> None:
         super().__init__(store, txn, graph)
         self.now = time.time_ns()
-        self.written = 0
+        self.changes = 0
+        self._mutids: dict[int, int] = {}
         self._flags: set[Change] = set()
         self._touched: dict[tuple[int, int], list[bytes]] = {}
         self._tracked: dict[tuple[int, int], bool] = {}
@@ -184,19 +188,21 @@ class WriteTxn(ReadTxn):
         self._views = txn  # a snapshot beside it would not see what it has written
 
     def put(self, table: Table, key: bytes, value: Buffer) -> None:
-        self.written += len(value)
+        self.changes += 1
         self._lmdb.put(key, value, db=self._dbs[table])
 
     def put_many(self, table: Table, rows: list[tuple[bytes, Buffer]]) -> None:
         """Rows in key order go in fastest."""
-        self.written += sum(len(v) for _, v in rows)
+        self.changes += 1
         self.cursor(table).putmulti(rows)
 
     def delete(self, table: Table, key: bytes) -> bool:
+        self.changes += 1
         return self._lmdb.delete(key, db=self._dbs[table])
 
     def delete_range(self, table: Table, start: bytes, stop: bytes, limit: int = 1 << 62) -> int:
         """Delete rows with start <= key < stop, at most ``limit``; how many went."""
+        self.changes += 1
         cursor, count = self.cursor(table), 0
         alive = cursor.set_range(start)
         while alive and count < limit and bytes(cursor.key()) < stop:
@@ -221,8 +227,17 @@ class WriteTxn(ReadTxn):
 
     def new_mutation_id(self, repo: int) -> int:
         found = self.mutation_id(repo)
-        self.put(Table.META, b"mutid" + U32.pack(repo), U64LE.pack(found + 1))
+        self._mutids[repo] = found + 1
+        self.changes += 1
         return found
+
+    def mutation_id(self, repo: int) -> int:
+        return self._mutids.get(repo) or super().mutation_id(repo)
+
+    def state(self, instance: int, version: int) -> tuple[int, int]:
+        count, when = super().state(instance, version)
+        pending = self._touched.get((instance, version))
+        return (count + len(pending), self.now) if pending else (count, when)
 
     def add_line(self, scope: bytes, owner: int, text: str) -> None:
         cursor = self.cursor(Table.LINES)
@@ -294,14 +309,16 @@ class WriteTxn(ReadTxn):
             self._touched[instance.id, version].extend(keys[1:])
 
     def finish(self) -> None:
-        """Write the counters and notes that the function left; called once, by the lane."""
+        """Write the counters and notes that the functions left; called once, by the lane."""
         for at, keys in self._touched.items():
-            self.put(Table.STATE, PAIR.pack(*at), STATE.pack(self.state(*at)[0] + len(keys), self.now))
+            self.put(Table.STATE, PAIR.pack(*at), STATE.pack(*self.state(*at)))
             if self._tracked[at]:  # only versions can be merged; an unversioned instance has one
                 pair = PAIR.pack(*at)
                 self.put_many(Table.WRITTEN, [(pair + key[4:], b"") for key in sorted(keys)])
         if self._ids is not None:
             self.put(Table.META, b"ids", IDS.pack(*self._ids))
+        for repo, number in self._mutids.items():
+            self.put(Table.META, b"mutid" + U32.pack(repo), U64LE.pack(number))
         if self._touched or self._flags:
             seq = self.counter(b"seq")
             self.put(Table.CHANGES, U64.pack(seq), b"".join(self._notes()))
@@ -335,6 +352,10 @@ class _Job:
         self.error: BaseException | None = None
 
 
+class _Spoilt(Exception):  # a signal inside the lane
+    """A function of a group failed after it had written something."""
+
+
 class Store:
     """One open environment; at most one per process and path. Close it with :meth:`close`."""
 
@@ -362,6 +383,7 @@ class Store:
         self._meta = self.dbs[Table.META]
         self._graph = self._load_graph()
         self._graph_lock = threading.Lock()
+        self._seen = (-1, self._graph)
         self.listings = Listings()
         self._listeners: list[Callable[[], None]] = []
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -424,9 +446,12 @@ class Store:
     def begin(self) -> ReadTxn:
         """Like :meth:`read` for the hottest callers, who promise to call :meth:`end`."""
         txn = self._env.begin()
-        graph = self._graph
-        if txn.get(b"now", db=self._meta, default=ZERO) != graph.now:
-            graph = self._refresh(txn)
+        snapshot, graph = self._seen
+        if txn.id() != snapshot:
+            graph = self._graph
+            if txn.get(b"now", db=self._meta, default=ZERO) != graph.now:
+                graph = self._refresh(txn)
+            self._seen = txn.id(), graph
         return ReadTxn(self, txn, graph)
 
     @staticmethod
@@ -514,18 +539,13 @@ class Store:
             if stop:
                 return
 
-    def _run_batch(self, batch: list[_Job]) -> None:
+    def _run_batch(self, batch: list[_Job], *, nested: bool = False) -> None:
         try:
-            graph = self._commit(batch)
+            graph = self._commit(batch, nested=nested)
         except BaseException as e:  # noqa: BLE001 - whatever it is, its caller is told and the lane lives on
-            if len(batch) > 1:  # tell the one that cannot be written from those that can
-                for job in batch:
-                    job.result = job.error = None
-                    self._run_batch([job])
-            else:
-                batch[0].error = _domain(e)
+            self._run_apart(batch, e)
             return
-        if graph is not None:
+        if graph is not self._graph:
             with self._graph_lock:
                 if (graph.gen, graph.history) > (self._graph.gen, self._graph.history):
                     self._graph = graph
@@ -533,16 +553,43 @@ class Store:
         for listener in self._listeners:
             listener()
 
-    def _commit(self, batch: list[_Job]) -> Graph | None:
+    def _run_apart(self, batch: list[_Job], error: BaseException) -> None:
+        """A group failed as a whole: tell the one that cannot be written from those that can."""
+        if len(batch) == 1:
+            batch[0].result, batch[0].error = None, _domain(error)
+            return
+        for job in batch:
+            job.result = job.error = None
+        if isinstance(error, _Spoilt):
+            self._run_batch(batch, nested=True)
+            return
+        for job in batch:
+            self._run_batch([job])
+
+    def _commit(self, batch: list[_Job], *, nested: bool) -> Graph:
+        """Run a group in one transaction. Most functions fail before they write anything, if at all: so they run one
+        after the other in it, and only when one has failed in its middle does each get a nested transaction."""
         with self._env.begin(write=True) as txn:
             top = self._fresh(txn)
-            if len(batch) == 1:
-                batch[0].result = batch[0].fn(top)
-                top.finish()
-            else:
-                for job in batch:
+            for job in batch:
+                if nested:
                     self._run_nested(txn, top, job)
+                else:
+                    self._run_flat(top, job, alone=len(batch) == 1)
+            top.finish()
         return top.graph
+
+    @staticmethod
+    def _run_flat(top: WriteTxn, job: _Job, *, alone: bool) -> None:
+        before = top.changes
+        try:
+            job.result = job.fn(top)
+        except BaseException as e:
+            if alone:
+                raise
+            if top.changes != before:
+                raise _Spoilt from e
+            job.error = _domain(e)
 
     def _run_nested(self, parent: lmdb.Transaction, top: WriteTxn, job: _Job) -> None:
         child = self._env.begin(write=True, parent=parent)

@@ -108,10 +108,10 @@ class ReadView:
         """
         prefix = self.heads[family] + enc
         lineage = self.lineage
-        cursor = self.txn.cursor(Table.INDEX)
+        cursor: Any = self.txn.cursor(Table.INDEX)
         alive = cursor.set_range(prefix + lineage.suffix)
         while alive:
-            key: Any = cursor.key()
+            key, raw = cursor.item()
             if not key.startswith(prefix):
                 return None
             suffix = key[-SUFFIX:]
@@ -121,7 +121,7 @@ class ReadView:
             if mark:
                 if lineage.merges:
                     return self._settle(prefix, cursor)
-                return Entry.parse(cursor.value(), keys.suffix_version(suffix)) if mark == 1 else None
+                return Entry.parse(raw, keys.suffix_version(suffix)) if mark == 1 else None
             older = lineage.next_older(keys.suffix_version(suffix))
             alive = older > 0 and cursor.set_range(prefix + keys.version_suffix(older))
         return None

@@ -356,7 +356,10 @@ class OpenWindows(OpenFile):
         def fetch(txn: ReadTxn, offset: int, length: int) -> Buffer:
             return node.read(node.at.view(txn), offset, length)
 
-        self._windows = opens.windows(Source(opens.engine, fetch, lambda txn: node.at.view(txn).stamp()))
+        def ready(txn: ReadTxn, offset: int, length: int) -> bool:
+            return node.ready(node.at.view(txn), offset, length)
+
+        self._windows = opens.windows(Source(opens.engine, fetch, lambda txn: node.at.view(txn).stamp(), ready))
         self._written: list[tuple[int, bytearray]] = []
         self._committing: list[tuple[int, bytearray]] = []
         self._lock = trio.Lock()

@@ -380,6 +380,10 @@ class TypeFile(Named):
     def read(self, view: ReadView, offset: int, length: int) -> bytes | memoryview:
         return self.entry.read(view, *self.parts, offset, length)
 
+    def ready(self, view: ReadView, offset: int, length: int) -> bool:
+        """Whether that window can be read without keeping anybody waiting."""
+        return self.entry.ready is None or self.entry.ready(view, *self.parts, offset, length)
+
     def write(self, view: WriteView, offset: int, data: bytes) -> None:
         assert self.entry.write is not None
         self.entry.write(view, *self.parts, offset, data)

@@ -68,6 +68,8 @@ class Scratch:
         return os.pread(self._file.fileno(), max(0, min(length, self.size - offset)), offset)
 
     def write(self, offset: int, data: bytes) -> None:
+        if not data:
+            return
         end = offset + len(data)
         self._fit(max(end, self.size))
         if self._file is not None:

@@ -1,14 +1,12 @@
 """Reading windows of what is made on request: long values, and the computed files of a datatype.
 
-What experience shows to be quick is made inline; the rest hops to a worker thread. Random reads make just what was
+What the source has in memory is answered at once; the rest hops to a worker thread. Random reads make just what was
 asked for. A reader that goes on where it stopped gets whole chunks, the next one made while it consumes this one.
 Invariant: chunks that are held together were made of one and the same state (``stamp``), so one read never mixes two.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -23,19 +21,20 @@ from dvidfs.fuse.scratch import Budget
 CHUNK = 4 << 20
 KEPT = 4
 """Chunks held for one file."""
-QUICK = 400e-6
-"""Seconds that making a window may hold up the loop."""
 SEQUENTIAL = 3
 """Reads in a row after which a reader is taken to be sequential."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where windows come from: ``fetch(txn, offset, length)`` (short only at the end), ``stamp(txn)`` names the state."""
+    """Where windows come from: ``fetch(txn, offset, length)`` (short only at the end), ``stamp(txn)`` names the state,
+    ``ready(txn, offset, length)``: the window is in memory, so that fetching it keeps nobody waiting.
+    """
 
     engine: Engine
     fetch: Callable[[ReadTxn, int, int], Buffer]
     stamp: Callable[[ReadTxn], Hashable]
+    ready: Callable[[ReadTxn, int, int], bool] = lambda txn, offset, length: False
 
 
 class Windows:
@@ -50,38 +49,40 @@ class Windows:
         self._loading: dict[int, trio.Event] = {}
         self._expected = 0
         self._run = 0
-        self._rate = math.inf  # seconds a byte; nothing is known yet
+        self._looked = -1  # the last chunk from which a look was cast at the next
         self._closed = False
 
     async def read(self, offset: int, length: int) -> Buffer:
         """A window; fewer bytes only at the end of the file."""
         self._run = self._run + 1 if offset == self._expected else 0
         self._expected = offset + length
-        if self._rate * length < QUICK:
-            return self._inline(offset, length)
+        data = self._at_once(offset, length)
+        if data is not None:
+            return data
         self._refresh()
         if self._run < SEQUENTIAL:
             held = self._held(offset, length)
             return held if held is not None else await self._exact(offset, length)
         return await self._ahead(offset, length)
 
-    def _inline(self, offset: int, length: int) -> Buffer:
-        store = self._source.engine.store
+    def _at_once(self, offset: int, length: int) -> Buffer | None:
+        """The window, if the source has it in memory; a look at what a sequential reader will want next."""
+        source, store = self._source, self._source.engine.store
         txn = store.begin()
         try:
-            return self._timed(txn, offset, length)
+            if not source.ready(txn, offset, length):
+                return None
+            number = (offset + length) // CHUNK
+            if self._run >= SEQUENTIAL and number != self._looked:
+                self._looked = number
+                if not source.ready(txn, (number + 1) * CHUNK, CHUNK):
+                    self._start(number + 1)
+            return source.fetch(txn, offset, length)
         finally:
             store.end(txn)
 
-    def _timed(self, txn: ReadTxn, offset: int, length: int) -> Buffer:
-        began = time.perf_counter()
-        data = self._source.fetch(txn, offset, length)
-        rate = (time.perf_counter() - began) / max(len(data), 4096)
-        self._rate = rate if self._rate == math.inf else self._rate + (rate - self._rate) / 4
-        return data
-
     async def _exact(self, offset: int, length: int) -> Buffer:
-        return await read_in_thread(self._source.engine, lambda txn: self._timed(txn, offset, length))
+        return await read_in_thread(self._source.engine, lambda txn: self._source.fetch(txn, offset, length))
 
     def _refresh(self) -> None:
         """Let go of chunks that show an older state."""
@@ -118,14 +119,14 @@ class Windows:
         for number in range(first, last + 1):
             if number not in self._chunks and not await self._load(number):
                 return await self._exact(offset, length)
-        self._start(last + 1)
+        if len(self._chunks.get(last, b"")) == CHUNK:
+            self._start(last + 1)
         held = self._held(offset, length)
         return held if held is not None else await self._exact(offset, length)
 
     def _start(self, number: int) -> None:
         """Make a chunk that will be wanted soon."""
-        newest = next(reversed(self._chunks.values()), b"")
-        if len(newest) == CHUNK and number not in self._chunks and number not in self._loading and not self._closed:
+        if number not in self._chunks and number not in self._loading and not self._closed:
             self._nursery.start_soon(self._load_ahead, number)
 
     async def _load_ahead(self, number: int) -> None:
@@ -162,7 +163,7 @@ class Windows:
         return self._budget.take(CHUNK)
 
     def _chunk(self, txn: ReadTxn, number: int) -> tuple[Hashable, Buffer]:
-        return self._source.stamp(txn), self._timed(txn, number * CHUNK, CHUNK)
+        return self._source.stamp(txn), self._source.fetch(txn, number * CHUNK, CHUNK)
 
     def close(self) -> None:
         self._closed = True

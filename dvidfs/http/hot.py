@@ -8,6 +8,7 @@ the graph is the same object.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from dvidfs.types.base import Body, Content, Endpoint
 
 LEFT_TO_AIOHTTP = (b"origin", b"authorization", b"cookie")
 CONDITIONS = (b"if-none-match", b"range")
+WHO_ASKS = re.compile(rb"(?:(?:u|app|interactive)=[^&]*(?:&|$))+")
+"""Options that say who asks, as many clients send with every request, and change no answer."""
 KEPT = 512
 """Plans and header blocks remembered."""
 
@@ -81,9 +84,10 @@ class Hot:
             return None
         txn = self.service.store.begin()
         try:
-            if b"?" in target or client.conditional:
+            path, mark, query = target.partition(b"?")
+            if client.conditional or (mark and not WHO_ASKS.fullmatch(query)):
                 return self._general(txn, request, client)
-            return self._planned(txn, request, client)
+            return self._planned(txn, request, client, path)
         finally:
             self.service.store.end(txn)
 
@@ -106,8 +110,10 @@ class Hot:
 
     # -- the shortest way ------------------------------------------------------------------------------------
 
-    def _planned(self, txn: ReadTxn, request: HotRequest, client: Client) -> HotReply | asyncio.Future[HotReply] | None:
-        target, method = request.target, request.method
+    def _planned(
+        self, txn: ReadTxn, request: HotRequest, client: Client, target: bytes
+    ) -> HotReply | asyncio.Future[HotReply] | None:
+        method = request.method
         pieces = target.split(b"/", 6)
         rest = b""
         if len(pieces) > 5 and pieces[2] == b"node":
@@ -164,11 +170,9 @@ class Hot:
         row, view = plan.row, plan.view
         try:
             if view is None:
-                tag = ""
                 result = row.run(txn, plan.call, **plan.found.parts)
             elif row.cached:
                 view.txn = txn
-                tag = f"ETag: {replies.etag(view)}\r\n"
                 given = {name: part.decode() for name, part in zip(plan.names, parts, strict=False)}
                 result = row.run(view, **given, **row.defaults)
             else:
@@ -186,6 +190,7 @@ class Hot:
         if known is None or known[0] is not content.headers:
             lines = "".join(f"{k}: {v}\r\n" for k, v in replies.success(content, []).headers)
             known = plan.heads[content.type] = (content.headers, lines)
+        tag = "" if view is None else f"ETag: {replies.etag(view, content)}\r\n"
         head = f"{known[1]}{tag}Cache-Control: {plan.caching}\r\n{self._cors}"
         return HotReply(content.status, head.encode("latin-1"), body)
 

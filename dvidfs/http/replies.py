@@ -40,10 +40,11 @@ def to_content(row: Endpoint, result: Any) -> Content:
     return Content(orjson.dumps(result), row.type)
 
 
-def etag(view: ReadView) -> str:
-    """What changes when the answer to any read of this instance at this version may change."""
-    count = view.state()[0]
-    return f'"{view.instance.uuid[:16]}-{view.version}-{count}-{view.graph.history}"'
+def etag(view: ReadView, content: Content | None = None) -> str:
+    """What changes when the answer may change: the content's own tag, or any change of the instance at this version."""
+    if content is not None and content.tag:
+        return f'"{view.instance.uuid[:16]}-{content.tag}"'
+    return f'"{view.instance.uuid[:16]}-{view.version}-{view.state()[0]}-{view.graph.history}"'
 
 
 def caching(view: ReadView, spec: str) -> str:

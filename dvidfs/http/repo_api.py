@@ -225,10 +225,12 @@ def get_note(txn: ReadTxn, call: Call, uuid: str) -> dict[str, str]:
 
 def post_note(txn: WriteTxn, call: Call, uuid: str, body: Any) -> None:
     node = txn.graph.version(uuid)
-    note = _object(body).get("note")
-    if not isinstance(note, str):
+    data = _object(body)
+    if "note" not in data:
         raise BadRequest("Could not find 'note' value in POSTed JSON.")
-    repos.set_note(txn, node, note)
+    if any(not isinstance(value, str | None) for value in data.values()):
+        raise BadRequest("Malformed JSON request in body: all values must be strings")
+    repos.set_note(txn, node, data["note"] or "")
 
 
 def get_log(txn: ReadTxn, call: Call, uuid: str) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class Content:
     """An answer's body. ``body`` is whole, or pieces pulled one by one from the snapshot that made them.
 
     ``size``: bytes of the body where known before it is made. ``window(start, stop)``: pieces of a part of it; with
-    it the answer serves byte ranges.
+    it the answer serves byte ranges. ``tag``: what changes exactly when this answer does, if that is known better
+    than by the instance's counter of changes.
     """
 
     body: Buffer | Iterable[Buffer] = b""
@@ -51,6 +52,7 @@ class Content:
     window: Callable[[int, int], Iterator[Buffer]] | None = None
     status: int = 200
     headers: Mapping[str, str] = NO_HEADERS
+    tag: str = ""
 
 
 class Body(Enum):

@@ -10,6 +10,7 @@ import re
 import tarfile
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -68,10 +69,13 @@ def get_key(view: ReadView, key: str, byte_start: str | None = None, byte_end: s
     entry = _entry(view, key_bytes(key))
     if byte_start is not None or byte_end is not None:
         start, stop = byte_span(key, entry.size, byte_start, byte_end)
-        return Content(view.stream(entry, start, stop), OCTETS, stop - start, headers=RANGES)
-    if entry.kind != Kind.PIECES:
-        return Content(view.load(entry), OCTETS, entry.size, lambda a, b: view.stream(entry, a, b), headers=RANGES)
-    return Content(view.stream(entry), OCTETS, entry.size, lambda a, b: view.stream(entry, a, b), headers=RANGES)
+        return Content(view.stream(entry, start, stop), OCTETS, stop - start, headers=RANGES, tag=_tag(entry))
+    body = view.load(entry) if entry.kind != Kind.PIECES else view.stream(entry)
+    return Content(body, OCTETS, entry.size, partial(view.stream, entry), 200, RANGES, _tag(entry))
+
+
+def _tag(entry: Entry) -> str:
+    return f"{entry.version}-{entry.mtime:x}-{entry.ref:x}"
 
 
 def byte_span(key: str, size: int, byte_start: str | None, byte_end: str | None) -> tuple[int, int]:
@@ -101,7 +105,7 @@ def check_span(key: str, size: int, start: int, end: int) -> tuple[int, int]:
 
 def head_key(view: ReadView, key: str) -> Content:
     entry = _entry(view, key_bytes(key))
-    return Content(b"", "", entry.size, headers=RANGES)
+    return Content(b"", "", entry.size, headers=RANGES, tag=_tag(entry))
 
 
 def post_key(view: WriteView, key: str, body: Prepared | Uploaded) -> None:

@@ -266,8 +266,10 @@ def test_progress_is_silent_on_request_and_renewed_on_a_terminal(store_path: Pat
         "sys.stderr.isatty = lambda: True; sys.exit(main(sys.argv[1:]))"
     )
     words = ["import", store_path, tmp_path / "v.npy", "--repo", "r", "--instance", "j"]
-    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True)
-    assert re.search(r"\rimporting v\.npy: \d+ % of 19\.7 MB, [\d.]+ .?B/s, \d+:\d\d left", done.stderr.replace("\033[K", ""))
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, check=True)
+    lines = done.stderr.split(b"\r\033[K")
+    assert re.fullmatch(rb"importing v\.npy: \d+ % of 19\.7 MB, [\d.]+ .?B/s, \d+:\d\d left", lines[1])
+    assert lines[-1] == b""
 
 
 # -- files -------------------------------------------------------------------------------------------------------
