@@ -262,8 +262,7 @@ async def serve_nothing(listed: int, volume: int, point: Path) -> None:
 
 def tune(point: Path) -> None:
     """The same kernel settings as the mount's own."""
-    os.statvfs(point)
-    device = os.stat(point).st_dev
+    device = point.stat().st_dev
     if os.geteuid() == 0:
         bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}")
         (bdi / "read_ahead_kb").write_text("4096")

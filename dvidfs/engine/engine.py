@@ -4,7 +4,7 @@ Which threads there are, and who may do what:
 
 * the write lane (:mod:`~dvidfs.engine.store`) runs every write function, one after the other;
 * reads run wherever the caller is: inline on an event loop when they are a few keys, else in a worker thread;
-* :meth:`Engine.run` is the only trio service: background jobs, the sweep of freed pieces, dead readers.
+* :mod:`~dvidfs.engine.upkeep` is the only trio service: background jobs, the sweep of freed pieces.
 
 No transaction is ever held across an ``await``.
 """
@@ -17,17 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import trio
-
 from dvidfs.engine import jobs, repos
 from dvidfs.engine.graph import Instance, Node, Repo
 from dvidfs.engine.store import Durability, ReadTxn, Store, WriteTxn
 
 T = TypeVar("T")
 
-JOB_SECONDS = 1.0
-"""How often waiting jobs of other processes are looked for."""
-SWEEP_SECONDS = 300.0
 
 
 class Engine:
@@ -76,48 +71,11 @@ class Engine:
     def statistics(self) -> dict[str, Any]:
         return {"store": self.store.statistics(), "listings": self.listings.statistics()}
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after the store until cancelled. A job's step that has begun is finished."""
-        self.closing = False
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_jobs)
-            nursery.start_soon(self._run_jobs)
-            nursery.start_soon(self._sweep)
-            task_status.started()
+    async def run(self, **given: Any) -> None:
+        """Look after the store until cancelled (:func:`dvidfs.engine.upkeep.run`)."""
+        from dvidfs.engine import upkeep  # here: a short command runs no service, and needs no trio
 
-    async def _stop_jobs(self) -> None:
-        """Tell the threads, when the service is cancelled, to stop after their step."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.closing = True
-
-    async def _run_jobs(self) -> None:
-        seen = -1
-        while True:
-            now = self.store.last_txn()
-            if now != seen:
-                with self.store.read() as txn:
-                    found = jobs.all_jobs(txn)
-                waiting = any(map(jobs.waits, found))
-                # a process that dies writes nothing, so running jobs are looked at again and again
-                seen = -1 if any(j.state == "running" for j in found) else now
-                if waiting:
-                    await trio.to_thread.run_sync(self._run_waiting)
-                    continue
-            await trio.sleep(JOB_SECONDS)
-
-    def _run_waiting(self) -> None:
-        while not self.closing:
-            job = self.store.write(jobs.claim)
-            if job is None:
-                return
-            jobs.run(self, job)
-
-    async def _sweep(self) -> None:
-        while True:
-            await trio.to_thread.run_sync(jobs.sweep, self)
-            await trio.sleep(SWEEP_SECONDS)
+        await upkeep.run(self, **given)
 
 
 @contextmanager

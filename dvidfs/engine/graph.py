@@ -8,6 +8,7 @@ reference: DVID's UUID, ``:branch`` and ``~n`` syntax.
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -319,7 +320,7 @@ class Graph:
             if leaf is None:
                 raise UnknownVersion(f'branch "{branch}" not found in repo "{prefix or repo.uuid}"')
             return leaf
-        if not steps.isdecimal():
+        if not re.fullmatch(r"[0-9]{1,18}", steps):
             raise UnknownVersion(f'can\'t parse parent "{steps}" in branch "{branch}": give a whole number, 0 or more')
         line = repo.branch_versions(name)
         if int(steps) >= len(line):

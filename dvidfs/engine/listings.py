@@ -12,9 +12,11 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
+from dvidfs.engine import keys
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dvidfs.engine.versions import ReadView
 
 LIMIT = 128 << 20
@@ -38,9 +40,15 @@ class Listing:
     def attributes(self, view: ReadView) -> tuple[np.ndarray, np.ndarray]:
         """Sizes and times, one for each key; ``view`` has the stamp that this listing was made with."""
         if self._sizes is None or self._mtimes is None:
-            found = [(e.size, e.mtime) for _, e in view.text_entries()]
-            table = np.array(found, np.int64).reshape(-1, 2)
-            self._sizes, self._mtimes = table[:, 0].copy(), table[:, 1].copy()
+            import numpy as np  # here: a short command never needs it
+
+            if self.keys and max(map(len, self.keys)) >= keys.PREFIX // 2:  # long keys may stand in another order
+                found = b"".join(e.header() for _, e in view.text_entries())
+            else:
+                found = view.headers(keys.Family.TEXT)
+            entry = np.dtype([("kind", "V8"), ("size", "<u8"), ("mtime", "<i8"), ("ref", "<u8")])  # keys.ENTRY
+            table = np.frombuffer(found, entry)
+            self._sizes, self._mtimes = table["size"].copy(), table["mtime"].copy()
         return self._sizes, self._mtimes
 
     def derive(self, name: str, make: Callable[[], bytes]) -> bytes:

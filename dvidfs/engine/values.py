@@ -74,6 +74,10 @@ class Entry(NamedTuple):
     inline: bytes = b""
     key: bytes = b""
 
+    def header(self) -> bytes:
+        """The fixed part of the row that it was read from."""
+        return ENTRY.pack(self.kind, self.codec, len(self.key), 0, self.size, self.mtime, self.ref)
+
     @classmethod
     def parse(cls, raw: Buffer, version: int) -> Entry:
         kind, codec, key_length, _, size, mtime, ref = ENTRY.unpack_from(raw)

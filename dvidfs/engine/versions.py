@@ -203,6 +203,25 @@ class ReadView:
                             append(name)
         return out
 
+    def headers(self, family: Family) -> bytes:
+        """The fixed parts (:data:`keys.ENTRY`) of the entries that :meth:`names` names, one after the other."""
+        if self.lineage.merges:
+            return b"".join(f.entry.header() for f in self.scan(family))
+        head = self.heads[family]
+        marks, mark_of, out, last, size = self.lineage.marks, self.lineage.mark, [], b"", keys.ENTRY.size
+        append = out.append
+        for key, raw in self.txn.scan(Table.INDEX, head, keys.after(head)):
+            mark = marks.get(key[-SUFFIX:])
+            if mark is None:
+                mark = mark_of(key[-SUFFIX:])
+            if mark:
+                name = key[:-SUFFIX]
+                if name != last:
+                    last = name
+                    if mark == 1:
+                        append(raw[:size])
+        return b"".join(out)
+
     def _batches(self, family: Family, start: bytes, stop: bytes | None) -> Iterator[list[bytes]]:
         head = self.heads[family]
         end = head + stop if stop is not None else keys.after(head)

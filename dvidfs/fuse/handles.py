@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 
 import trio
 
@@ -91,7 +92,10 @@ class OpenKey(OpenFile):
         self._body: Scratch | Windows | None = None
         self._dirty = False
         self._mtime = 0
-        self._lock = trio.Lock()
+
+    @cached_property
+    def _lock(self) -> trio.Lock:
+        return trio.Lock()
 
     @property
     def unsaved(self) -> bool:
@@ -156,9 +160,16 @@ class OpenKey(OpenFile):
 
     def read_now(self, offset: int, length: int) -> Buffer | None:
         if self._body is None:
-            with self._opens.engine.read() as txn:
-                self.pin(txn)
+            self._pin_now()
         return self._body.read(offset, length) if isinstance(self._body, Scratch) else None
+
+    def _pin_now(self) -> None:
+        store = self._opens.engine.store
+        txn = store.begin()
+        try:
+            self.pin(txn)
+        finally:
+            store.end(txn)
 
     async def read(self, offset: int, length: int) -> Buffer:
         body = self._body
@@ -199,8 +210,7 @@ class OpenKey(OpenFile):
     async def _buffer(self) -> Scratch:
         """The value as bytes that can be written; a long one is copied to a temporary file."""
         if self._body is None:
-            with self._opens.engine.read() as txn:
-                self.pin(txn)
+            self._pin_now()
         if isinstance(self._body, Scratch):
             return self._body
         entry = self.entry

@@ -42,7 +42,8 @@ class Inodes:
         self.nodes: dict[int, Node] = {}
         self.watched: dict[int, set[Node]] = {}
         """Known folders and computed files by instance id: a change of the instance concerns them all."""
-        self._moved: dict[bytes, int] = {}
+        self.moved: dict[bytes, int] = {}
+        """Numbers of those that stand elsewhere than their identity says."""
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -52,8 +53,8 @@ class Inodes:
 
     def place(self, node: N) -> N:
         """The known node that is the same thing, else ``node`` itself with its number set."""
-        if self._moved:
-            at = self._moved.get(node.identity())
+        if self.moved:
+            at = self.moved.get(node.identity())
             known = None if at is None else self.nodes.get(at)
             if known is not None and known.same(node):
                 return known  # type: ignore[return-value] # the same thing has the same class
@@ -70,7 +71,7 @@ class Inodes:
         while ino in self.nodes or ino <= ROOT:
             ino = (ino + 1) & MASK
         node.ino = ino
-        self._moved[node.identity()] = ino
+        self.moved[node.identity()] = ino
         return node
 
     def known(self, ident: bytes, at: int) -> int:
@@ -78,7 +79,7 @@ class Inodes:
 
         For other threads: it changes nothing.
         """
-        moved = self._moved.get(ident)
+        moved = self.moved.get(ident)
         if moved is not None and moved in self.nodes:
             return moved
         node = self.nodes.get(at)
@@ -105,17 +106,17 @@ class Inodes:
 
     def renamed(self, node: Node, old: bytes) -> None:
         """A known node stands for another name now: it keeps its number. ``old``: the identity it had."""
-        if self._moved.get(old) == node.ino:
-            del self._moved[old]
+        if self.moved.get(old) == node.ino:
+            del self.moved[old]
         if node.number() != node.ino:
-            self._moved[node.identity()] = node.ino
+            self.moved[node.identity()] = node.ino
 
     def _drop(self, node: Node) -> None:
         if instance := node.watched():
             self.watched[instance].discard(node)
             if not self.watched[instance]:
                 del self.watched[instance]
-        if self._moved:
+        if self.moved:
             ident = node.identity()
-            if self._moved.get(ident) == node.ino:
-                del self._moved[ident]
+            if self.moved.get(ident) == node.ino:
+                del self.moved[ident]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
 from typing import Any
@@ -44,7 +45,7 @@ BATCH = 512
 class At:
     """One instance at one version, by ids: what its folders and files share."""
 
-    __slots__ = ("context", "instance", "kind", "prefix", "repo", "version")
+    __slots__ = ("_found", "context", "instance", "kind", "prefix", "repo", "version")
 
     def __init__(self, context: Context, version: Version, instance: Instance) -> None:
         self.context = context
@@ -53,20 +54,37 @@ class At:
         self.instance = instance.id
         self.kind = context.registry[instance.type]
         self.prefix = inodes.identity(version.uuid, instance.uuid)
+        self._found = b"", version, instance
 
-    def _both(self, txn: ReadTxn) -> tuple[Version, Instance]:
+    def both(self, txn: ReadTxn) -> tuple[Version, Instance]:
+        """Version and instance as they are in this snapshot.
+
+        Raises:
+            NotFound: one of them has been deleted.
+        """
+        now = txn.graph.now
+        seen, version, instance = self._found
+        if seen == now and not isinstance(txn, WriteTxn):
+            return version, instance
         found = txn.graph.instance_by_id(self.instance)
         if found is None:
             raise UnknownInstance(f"instance {self.instance} has been deleted")
-        return version_of(txn, self.repo, self.version), found
+        version = version_of(txn, self.repo, self.version)
+        self._found = now, version, found
+        return version, found
+
+    def ttl(self, txn: ReadTxn) -> float:
+        """How long the kernel may keep what is told of it."""
+        version, instance = self.both(txn)
+        return FOREVER if version.locked and instance.versioned else SOON
 
     def view(self, txn: ReadTxn) -> ReadView:
         """Raises: NotFound if the instance or the version has been deleted."""
-        return ReadView(txn, *self._both(txn))
+        return ReadView(txn, *self.both(txn))
 
     def write_view(self, txn: WriteTxn) -> WriteView:
         """Raises: Locked if the version is committed."""
-        return WriteView(txn, *self._both(txn))
+        return WriteView(txn, *self.both(txn))
 
 
 def refuse_committed(version: Version, versioned: bool) -> None:
@@ -113,13 +131,14 @@ class State(Enum):
 class KeysDir(Dir):
     """The folder of an instance whose files are its keys."""
 
-    __slots__ = ("_hash", "at")
+    __slots__ = ("_hash", "_rows", "at")
 
     def __init__(self, at: At) -> None:
         Node.__init__(self)
         self.ident = at.prefix
         self.at = at
         self._hash = blake2b(at.prefix, digest_size=8)
+        self._rows: Rows | None = None
 
     def watched(self) -> int:
         return self.at.instance
@@ -136,15 +155,15 @@ class KeysDir(Dir):
         return Stat(DIR if view.frozen else OPEN_DIR, 0, view.modified(), SOON)
 
     def ttl(self, txn: ReadTxn) -> float:
-        return FOREVER if self.at.view(txn).frozen else SOON
+        return self.at.ttl(txn)
 
     def find(self, txn: ReadTxn, name: bytes) -> tuple[Node, Stat] | None:
         key = names.decode(name)
         if key is None or len(key) > MAX_KEY:
             return None
-        inodes_ = self.at.context.inodes
-        node = inodes_.place(KeyFile(self, key))
-        open_file = self.at.context.opens.get(node.ino)
+        context = self.at.context
+        node = context.inodes.place(KeyFile(self, key))
+        open_file = context.opens.get(node.ino) if node.lookups else None
         if open_file is not None and open_file.unsaved:
             return node, open_file.stat(txn)
         view = self.at.view(txn)
@@ -154,11 +173,15 @@ class KeysDir(Dir):
             return node, Stat(FILE if view.frozen else OPEN_FILE, 0, view.node.created, 0.0)
         if open_file is not None and open_file.entry is not None and open_file.entry != entry:
             node.state = State.OLD
-            node = inodes_.place(KeyFile(self, key))
+            node = context.inodes.place(KeyFile(self, key))
         return None if entry is None else (node, key_stat(view, entry))
 
     def listing(self, txn: ReadTxn) -> Listing:
-        return KeyRows(self, self.at.view(txn))
+        view = self.at.view(txn)
+        rows = self._rows
+        if rows is None or rows.stamp != view.stamp():
+            rows = self._rows = Rows.of(self, view)
+        return KeyListing(self, rows, view.frozen)
 
 
 def key_stat(view: ReadView, entry: Entry) -> Stat:
@@ -195,6 +218,10 @@ class KeyFile(Node):
             and self.home.ident == other.home.ident  # type: ignore[attr-defined]
         )
 
+    def is_for(self, key: bytes) -> bool:
+        """Whether it stands for that key of its folder now."""
+        return self.key == key and self.state is State.LIVE
+
     def stat(self, txn: ReadTxn) -> Stat:
         open_file = self.home.at.context.opens.get(self.ino)
         if open_file is not None and open_file.pinned:
@@ -211,47 +238,71 @@ class KeyFile(Node):
         return found
 
 
-class KeyRows(Listing):
-    """Keys of an instance with sizes and times, as of when it was opened; then those that are only in buffers yet."""
+@dataclass(frozen=True)
+class Rows:
+    """Keys that have a file name, in order, with what a listing tells of them; right while the stamp is the view's."""
 
-    def __init__(self, home: KeysDir, view: ReadView) -> None:
+    stamp: tuple[int, int, int, int]
+    keys: Sequence[bytes]
+    names: Sequence[bytes]
+    sizes: np.ndarray
+    mtimes: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, home: KeysDir, view: ReadView) -> Rows:
         listing = home.at.context.engine.listings.of(view)
+        sizes, mtimes = listing.attributes(view)
+        keys: Sequence[bytes] = listing.keys
+        shown = names.encode_all(keys)
+        if shown and max(map(len, shown)) > names.MAX_NAME:
+            kept = [i for i, name in enumerate(shown) if len(name) <= names.MAX_NAME]
+            keys, shown = [keys[i] for i in kept], [shown[i] for i in kept]
+            sizes, mtimes = sizes[np.array(kept, int)], mtimes[np.array(kept, int)]
+        numbers = np.fromiter(map(home.key_number, keys), np.uint64, len(keys))
+        return cls(view.stamp(), keys, shown, sizes, mtimes, numbers)
+
+
+class KeyListing(Listing):
+    """Keys of an instance as of when it was opened; then those that are only in buffers yet."""
+
+    def __init__(self, home: KeysDir, rows: Rows, frozen: bool) -> None:
         self.home = home
-        self.frozen = view.frozen
-        self.stamp = view.stamp()
-        self.sizes, self.mtimes = listing.attributes(view)
-        self.keys: Sequence[bytes] = listing.keys
-        self.names = names.encode_all(self.keys)
-        if self.names and max(map(len, self.names)) > names.MAX_NAME:
-            kept = [i for i, name in enumerate(self.names) if len(name) <= names.MAX_NAME]
-            self.keys, self.names = [self.keys[i] for i in kept], [self.names[i] for i in kept]
-            self.sizes, self.mtimes = self.sizes[np.array(kept)], self.mtimes[np.array(kept)]
-        new = [f.node for f in list(home.at.context.opens.unsaved_in(home)) if f.entry is None]
+        self.rows = rows
+        self.frozen = frozen
+        new = [f.node for f in home.at.context.opens.unsaved_in(home) if f.entry is None]
         self.unsaved = [node for node in new if node.state is State.LIVE]
 
     def entries(self, txn: ReadTxn, start: int) -> Iterator[tuple[bytes, Node, Stat]]:
-        home, context = self.home, self.home.at.context
+        home, rows, context = self.home, self.rows, self.home.at.context
         mode, ttl = (FILE, FOREVER) if self.frozen else (OPEN_FILE, SOON)
-        if home.at.view(txn).stamp() != self.stamp:
+        if home.at.view(txn).stamp() != rows.stamp:
             ttl = 0.0  # what is told now may be old already
-        place, opens = context.inodes.place, context.opens
-        for low in range(start, len(self.keys), BATCH):
-            high = low + BATCH
-            rows = zip(
-                self.keys[low:high],
-                self.names[low:high],
-                self.sizes[low:high].tolist(),
-                self.mtimes[low:high].tolist(),
+        inodes_, opens, count = context.inodes, context.opens, len(rows.keys)
+        known = inodes_.nodes.get
+        for low in range(start, count, BATCH):
+            part = slice(low, low + BATCH)
+            batch = zip(
+                rows.keys[part],
+                rows.names[part],
+                rows.numbers[part].tolist(),
+                rows.sizes[part].tolist(),
+                rows.mtimes[part].tolist(),
                 strict=True,
             )
-            for key, name, size, mtime in rows:
-                node = place(KeyFile(home, key))
-                open_file = opens.get(node.ino)
+            for key, name, number, size, mtime in batch:
+                node = known(number)
+                if node is None and not inodes_.moved:
+                    node = KeyFile(home, key)
+                    node.ino = number
+                elif not (node.__class__ is KeyFile and node.home is home and node.is_for(key)):  # type: ignore[union-attr]
+                    node = inodes_.place(KeyFile(home, key))
+                open_file = opens.get(number) if len(opens) else None
                 if open_file is not None and open_file.pinned:
-                    yield name, node, open_file.stat(txn)
+                    yield name, node, open_file.stat(txn)  # type: ignore[misc] # there is a node
                 else:
-                    yield name, node, Stat(mode, size, mtime, ttl)
-        for node in self.unsaved[max(0, start - len(self.keys)) :]:
+                    yield name, node, Stat(mode, size, mtime, ttl)  # type: ignore[misc]
+        for node in self.unsaved[max(0, start - count) :]:
             open_file = opens.get(node.ino)
             if open_file is not None:
                 yield names.encode(node.key), node, open_file.stat(txn)
@@ -283,7 +334,7 @@ class TypeDir(Dir):
         return Stat(DIR if view.frozen else OPEN_DIR, 0, view.modified(), SOON)
 
     def ttl(self, txn: ReadTxn) -> float:
-        return FOREVER if self.at.view(txn).frozen else SOON
+        return self.at.ttl(txn)
 
     def find(self, txn: ReadTxn, name: bytes) -> tuple[Node, Stat] | None:
         view = self.at.view(txn)

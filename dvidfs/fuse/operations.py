@@ -318,7 +318,7 @@ class Operations(pyfuse3.Operations):
         file = self._opens.get(node.ino)
         if file is None:
             file = OpenKey(self._opens, node)
-            if node.home.at.view(txn).frozen:
+            if node.home.at.ttl(txn) >= FOREVER:
                 return file, True
             if flags & os.O_TRUNC:
                 file.start_empty(txn)

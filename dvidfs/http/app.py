@@ -6,10 +6,10 @@ thread, write lane) and sends the reply. Order of checks: reference DVID errors 
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import tempfile
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import web
@@ -19,10 +19,10 @@ from dvidfs.engine.keys import PIECE
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import Caller
 from dvidfs.errors import BadRequest, Busy, DvidfsError, Refused
-from dvidfs.http import replies
+from dvidfs.http import replies, service
 from dvidfs.http.calls import READING, Call, clean_path, split_target
 from dvidfs.http.handlers import Found, Handlers, pack
-from dvidfs.http.options import HttpOptions, is_loopback
+from dvidfs.http.options import HttpOptions, host_of, is_loopback
 from dvidfs.http.replies import Reply
 from dvidfs.http.requestlog import RequestLog
 from dvidfs.http.service import Service
@@ -54,6 +54,8 @@ class App:
         started = self.requests.now()
         self.service.counters.active += 1
         origin = request.headers.get("Origin")
+        if origin is not None and not self.options.allows_origin(origin):
+            self.service.warn_once(f"a page of {origin} asked, and is refused: allow it with --cors {origin}")
         call = Call(request.method, request.raw_path.partition("?")[0], [])
         try:
             reply, pieces = await self._answer(request, call, origin)
@@ -82,7 +84,7 @@ class App:
         if target is not None:
             return Reply(307, [("Location", target), ("Content-Type", "text/html; charset=utf-8")]), None
         call.path, call.parts, call.query = split_target(request.raw_path)
-        self.identify(call)
+        self.identify(call, origin)
         if self.service.stopping:
             raise Busy("DVID server is unavailable.")
         if request.method == "OPTIONS":
@@ -91,12 +93,15 @@ class App:
             call.parts = ["api", "help"]
         return await self._run(request, call)
 
-    def identify(self, call: Call) -> None:
-        """Who asks, and what that allows."""
-        if not call.query:
+    def identify(self, call: Call, origin: str | None = None) -> None:
+        """Who asks, and what that allows: the page of a foreign origin is an administrator only by a token."""
+        foreign = origin is not None and not is_loopback(host_of(origin))
+        if not call.query and not foreign:
             call.admin, call.caller = self._anonymous
             return
         call.admin = self.options.is_admin(call.query.get("admintoken"))
+        if foreign and not self.options.admin_token:
+            call.admin = False
         explicit = call.admin and bool(self.options.admin_token)
         # An implied administrator makes repos; to change committed versions takes a token or the server's mode.
         call.caller = Caller(call.query.get("u", ""), call.query.get("app", ""), explicit or self.options.full_write)
@@ -109,13 +114,12 @@ class App:
         """
         if not self.options.loopback:
             return
-        name = urlsplit(f"//{host}").hostname or ""
+        name = host_of(f"//{host}")
         if host and not is_loopback(name) and name != self.options.public_host:
             raise Refused(f'host "{host}" is not this machine: a server bound to loopback answers only to localhost')
         if origin is None or method in READING:
             return
         if not self.options.allows_origin(origin):
-            self.service.warn_once(f"refused a write by a page of {origin}: allow it with --cors {origin}")
             raise Refused(f"a page of {origin} may not write here: allow it with --cors {origin}")
 
     def _options(self, call: Call) -> Reply:
@@ -242,23 +246,24 @@ class App:
             response.enable_chunked_encoding()
         if head:
             if pieces is not None:
-                await pieces.aclose()
+                pieces.cut()
             return response, 0
         return response, await self._pump(request, response, pieces)
 
     async def _pump(self, request: web.BaseRequest, response: web.StreamResponse, pieces: Any) -> int:
         sent = 0
-        await response.prepare(request)
         try:
+            await response.prepare(request)
             async for piece in pieces:
                 sent += len(piece)
-                await response.write(piece)
+                async with asyncio.timeout(service.STALLED_SECONDS):
+                    await response.write(piece)
             await response.write_eof()
-        except DvidfsError as error:
+        except (DvidfsError, TimeoutError) as error:
             # the status is gone: a cut connection is the only way left to say that this is not all
             self.service.log_bug(error, f"{request.method} {request.raw_path} in mid-answer")
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            await pieces.aclose()
+            pieces.cut()
         return sent

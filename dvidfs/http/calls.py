@@ -48,7 +48,7 @@ def split_target(raw: str) -> tuple[str, list[str], dict[str, str]]:
     parts = path.split("/")[1:]
     trim(parts)
     options: dict[str, str] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True, errors="surrogateescape"):
+    for name, value in parse_qsl(query, keep_blank_values=True, errors="replace"):
         options.setdefault(name, value)
     return path, parts, options
 

@@ -7,6 +7,7 @@ whoever read them from the socket.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from dvidfs.types.base import Content, DataType, Endpoint
 WORTH_PACKING = 4096
 """Shorter answers are sent as they are."""
 PACKED_TYPES = ("application/json", "text/")
+_REFUSED = re.compile(r";\s*q=0(\.0*)?\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,8 @@ class Handlers:
         view = ReadView(txn, found.node, found.instance)
         cached = row.cached and call.method in ("GET", "HEAD")
         known = headers("If-None-Match") if cached else None
-        if known is not None and not row.inline and known == replies.etag(view):
-            raise NotModified(known)  # without the work of making it again
+        if known is not None and not row.inline and replies.is_known(tag := replies.etag(view), known):
+            raise NotModified(tag)  # without the work of making it again
         asked = headers("Range")
         if asked is not None and ("byte_start" in call.query or "byte_end" in call.query):
             raise BadRequest("cannot combine Range header with byte_start/byte_end query parameters")
@@ -122,7 +124,7 @@ class Handlers:
         extra = [("Cache-Control", replies.NO_CACHE)]
         if cached:
             tag = replies.etag(view, content)
-            if known == tag:
+            if replies.is_known(tag, known):
                 raise NotModified(tag)
             extra = [("ETag", tag), ("Cache-Control", replies.caching(view, call.parts[2]))]
         span = replies.byte_range(content, asked)
@@ -196,7 +198,7 @@ def pack(reply: Reply, accept: str | None) -> Reply:
     kind = next((v for k, v in reply.headers if k == "Content-Type"), "")
     if not kind.startswith(PACKED_TYPES):
         return reply
-    names = [part.split(";")[0].strip() for part in accept.split(",")]
+    names = [part.split(";")[0].strip() for part in accept.split(",") if not _REFUSED.search(part)]
     if "zstd" in names:
         packed, name = zstandard.compress(body, 1), "zstd"
     elif "gzip" in names:

@@ -192,6 +192,8 @@ class Hot:
             known = plan.heads[content.type] = (content.headers, lines)
         tag = "" if view is None else f"ETag: {replies.etag(view, content)}\r\n"
         head = f"{known[1]}{tag}Cache-Control: {plan.caching}\r\n{self._cors}"
+        if request.method == b"HEAD" and not body and content.size is not None:
+            head += f"Content-Length: {content.size}\r\n"  # of what a GET would send: the lane cannot know it
         return HotReply(content.status, head.encode("latin-1"), body)
 
     # -- requests with options or conditions -----------------------------------------------------------------
@@ -224,6 +226,8 @@ class Hot:
             if found.row.writes:
                 return self._write(txn, request, Plan(found, None, call), call, client)
             reply = self.handlers.read(txn, call, found, _headers(request))
+            if request.method == b"HEAD" and not reply.content.body and reply.content.size is not None:
+                reply.headers.append(("Content-Length", str(reply.content.size)))
         except (DvidfsError, NotModified) as error:
             return self._sent(self.handlers.failure(error, call), client)
         if not isinstance(reply.content.body, bytes):

@@ -45,9 +45,17 @@ class HttpOptions:
         return (
             "*" in self.cors
             or origin in self.cors
-            or is_loopback(urlsplit(origin).hostname or "")
-            or ((urlsplit(origin).netloc or origin) in self.cors)
+            or is_loopback(host_of(origin))
+            or origin.partition("://")[2] in self.cors
         )
+
+
+def host_of(url: str) -> str:
+    """The host that a URL names; empty where it is malformed."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:

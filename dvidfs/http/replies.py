@@ -15,7 +15,7 @@ from dvidfs.types.base import Content, Endpoint
 
 NO_CACHE = "no-cache"
 LONG_CACHE = "max-age=3600"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,30})-([0-9]{0,30})")
 
 
 @dataclass(slots=True)
@@ -45,6 +45,13 @@ def etag(view: ReadView, content: Content | None = None) -> str:
     if content is not None and content.tag:
         return f'"{view.instance.uuid[:16]}-{content.tag}"'
     return f'"{view.instance.uuid[:16]}-{view.version}-{view.state()[0]}-{view.graph.history}"'
+
+
+def is_known(tag: str, header: str | None) -> bool:
+    """Whether an If-None-Match header names this tag; a packed answer's tag is the weak form of it."""
+    if header is None:
+        return False
+    return header == tag or tag in [given.strip().removeprefix("W/") for given in header.split(",")]
 
 
 def caching(view: ReadView, spec: str) -> str:

@@ -180,6 +180,8 @@ def _log(body: Any) -> Sequence[str]:
 def branch_versions(txn: ReadTxn, call: Call, uuid: str, branch: str) -> Content:
     repo = txn.graph.repo_of(txn.graph.version(uuid))
     name = "" if branch == MASTER else branch
+    if name not in repo.branches:
+        return Content(b"[]", JSON)
     known = repo.memo.setdefault("lines", {})
     if name not in known:
         known[name] = orjson.dumps([n.uuid for n in repo.branch_versions(name)])

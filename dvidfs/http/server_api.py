@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -126,7 +127,7 @@ class ServerApi:
             text = string(body, name)
             if text is None:
                 continue
-            if not text.isdecimal():
+            if not re.fullmatch(r"[0-9]{1,9}", text):
                 raise BadRequest(f'setting "{name}" must be a whole number in a string, such as "2"')
             lines.append(self._set(name, int(text)))
         return Content("".join(lines).encode(), TEXT)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from dvidfs.engine import Engine, ReadTxn, WriteTxn
 from dvidfs.engine.store import Buffer
-from dvidfs.errors import Busy
+from dvidfs.errors import Busy, Timeout
 from dvidfs.http.options import HttpOptions
 from dvidfs.types.base import Content, Registry
 
@@ -89,12 +89,19 @@ class Service:
     async def read_in_thread(self, fn: Callable[[ReadTxn], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: self.read_now(fn))
 
-    async def stream(self, fn: Callable[[ReadTxn], Content]) -> tuple[Content, AsyncIterator[Buffer] | None]:
-        """Run a read that may give a long answer: its content, and the pieces if it was not whole at once."""
-        flow = _Flow(asyncio.get_running_loop(), self.store, fn)
+    async def stream(self, fn: Callable[[ReadTxn], Content]) -> tuple[Content, Flow | None]:
+        """Run a read that may give a long answer: its content, and the pieces if it was not whole at once.
+
+        Whoever gets a flow must cut it, else its thread waits.
+        """
+        flow = Flow(asyncio.get_running_loop(), self.store, fn)
         self._pool.submit(flow.run)
-        content = await flow.head
-        return content, None if flow.whole else flow.pieces()
+        try:
+            content = await flow.head
+        except BaseException:
+            flow.cut()
+            raise
+        return content, None if flow.whole else flow
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -140,7 +147,7 @@ class Service:
             self._throttled -= 1
 
 
-class _Flow:
+class Flow:
     """A streamed read: a worker thread runs it in one snapshot and waits for the socket between pieces."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, store: Any, fn: Callable[[ReadTxn], Content]) -> None:
@@ -174,8 +181,10 @@ class _Flow:
         for piece in (first, second):
             self._send(piece)
         for piece in pieces:
-            if self._cut or not self._room.acquire(timeout=STALLED_SECONDS):
+            if self._cut:
                 return
+            if not self._room.acquire(timeout=STALLED_SECONDS):
+                raise Timeout(f"the client took nothing for {STALLED_SECONDS:g} s")
             self._send(piece)
         self._post(self._queue.put_nowait, None)
 
@@ -203,18 +212,19 @@ class _Flow:
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(fn, *args)
 
-    async def pieces(self) -> AsyncIterator[Buffer]:
-        """The pieces, in order; stopping early releases the snapshot.
+    async def __aiter__(self) -> AsyncIterator[Buffer]:
+        """The pieces, in order.
 
         Raises:
             whatever the read raised in its middle.
         """
-        try:
-            while (piece := await self._queue.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-                self._room.release()
-        finally:
-            self._cut = True
+        while (piece := await self._queue.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
             self._room.release()
+
+    def cut(self) -> None:
+        """No more pieces are wanted: the thread ends, and gives its snapshot back."""
+        self._cut = True
+        self._room.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -361,4 +362,6 @@ def test_numbers_in_names_count_as_numbers():
 
 @given(st.lists(st.text(max_size=6), max_size=6))
 def test_any_names_can_be_sorted(names: list[str]):
-    assert sorted(sorted(names, key=natural), key=natural) == sorted(names, key=natural)
+    ordered = sorted(names, key=natural)
+    assert sorted(ordered) == sorted(names)
+    assert all(natural(a) <= natural(b) for a, b in itertools.pairwise(ordered))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from dvidfs.engine import Engine, Store, WriteTxn, WriteView, blobs, keys, open_engine, repos, values
 from dvidfs.engine.check import Report, check_store
 from dvidfs.engine.keys import PIECE, Codec, Kind, Table
+from dvidfs.engine.upkeep import run_waiting
 from dvidfs.kernels.fnv import fnv128
 from dvidfs.types.builtin import registry
 
@@ -162,7 +163,7 @@ class History:
         self.engine.write(lambda txn: blobs.put(txn, fnv128(content), values.prepare(content)))
 
     def do_free(self) -> None:
-        self.engine._run_waiting()
+        run_waiting(self.engine)
         self.engine.write(lambda txn: values.sweep(txn, keep_ns=0))
 
 

@@ -23,8 +23,8 @@ from dvidfs.engine import Engine, ReadView, Store, WriteTxn, WriteView, jobs, op
 from dvidfs.engine import store as store_module
 from dvidfs.engine.changes import EVERYTHING, Feed
 from dvidfs.engine.check import check_store
-from dvidfs.engine.keys import PIECE, TRASH, U64, Change, Table
-from dvidfs.errors import Busy, Corrupt, DiskFull, NotFound, Stale, StoreError
+from dvidfs.engine.keys import PIECE, TRASH, Change, Table
+from dvidfs.errors import Corrupt, DiskFull, NotFound, Stale, StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -386,7 +386,7 @@ def test_what_another_process_did_to_the_graph_is_seen_at_once(store_path: Path)
         uuid = made(engine)
         child = another(
             store_path,
-            f"""
+            """
             for line in sys.stdin:
                 exec(line)
                 print("done", flush=True)
@@ -781,7 +781,7 @@ async def serving(engine: Engine, until: Any) -> None:
 async def test_the_service_runs_jobs_and_those_of_the_dead(
     engine: Engine, counting: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("dvidfs.engine.engine.JOB_SECONDS", 0.01)
+    monkeypatch.setattr("dvidfs.engine.upkeep.JOB_SECONDS", 0.01)
     first = add(engine, left=2)
     await serving(engine, lambda: job(engine, first).state == "done")
     second = add(engine, left=2)

@@ -199,10 +199,24 @@ class Versions(RuleBasedStateMachine):
                 assert listing.keys == list(wanted)
                 assert listing.attributes(view)[0].tolist() == list(map(len, wanted.values()))
                 assert sorted(view.names(Family.TEXT)) == sorted(map(keys.encode_text, wanted))
+                self.compare_many(view, wanted, self.model.conflicts(at, name))
                 told: list[Conflict] = []
                 scanned = [f.key for f in view.scan(Family.TEXT, on_conflict=told.append)]
                 assert sorted(scanned) == list(wanted)
                 assert len(told) == len(self.model.conflicts(at, name))
+
+    def compare_many(self, view: ReadView, wanted: dict[bytes, bytes], conflicts: set[bytes]) -> None:
+        """Reads of many values at once are as reads of one after the other; a conflict among them is told."""
+        agreed = [k for k in KEYS if k not in conflicts]
+        found = view.load_keys(Family.TEXT, list(map(keys.encode_text, agreed)))
+        assert [None if v is None else bytes(v) for v in found] == [wanted.get(k) for k in agreed]
+        by_name = {keys.encode_text(k): v for k, v in wanted.items()}
+        with pytest.raises(Conflict) if conflicts else contextlib.nullcontext():
+            everything = view.load_spans(Family.TEXT, [(b"", b"\xff" * 511)])
+            assert [(enc, bytes(v)) for enc, v in everything] == sorted(by_name.items())
+        if conflicts:
+            with pytest.raises(Conflict):
+                view.load_keys(Family.TEXT, list(map(keys.encode_text, KEYS)))
 
     def compare_key(self, view: ReadView, at: Version, name: str, key: bytes) -> None:
         wanted = self.model.read(at, name, key)
@@ -248,6 +262,19 @@ class Versions(RuleBasedStateMachine):
             prepared = upload.finish()
         if self.written(at, name, lambda view: view.put_text(key, prepared)):
             self.model.write(at, name, key, value)
+
+    @rule(
+        number=st.integers(-6, 6),
+        name=st.sampled_from(["kv", "kv", "flat"]),
+        pairs=st.dictionaries(some_key, st.sampled_from(SMALL), max_size=5),
+    )
+    def put_many(self, number: int, name: str, pairs: dict[bytes, bytes]) -> None:
+        at = self.pick(number)
+        rows = [(keys.encode_text(k), values.prepare(v), k) for k, v in pairs.items()]
+        rows = [(enc, value, k if keys.is_long(enc) else b"") for enc, value, k in sorted(rows, key=lambda r: r[0])]
+        if self.written(at, name, lambda view: view.put_many(Family.TEXT, rows)):
+            for key, value in pairs.items():
+                self.model.write(at, name, key, value)
 
     @rule(number=st.integers(-6, 6), name=st.sampled_from(["kv", "kv", "flat"]), key=some_key)
     def delete(self, number: int, name: str, key: bytes) -> None:
