@@ -12,6 +12,8 @@ PIPE_CLOSED = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code (``errors.EXIT_CODES``, 130 for ctrl-C)."""
+    # numpy would start a thread for each core, which costs as much as importing it; no linear algebra is done here
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from dvidfs.cli.output import report
     from dvidfs.cli.parser import build
 

@@ -7,6 +7,7 @@ Invariant: however a service ends, requests in flight are answered, the mount is
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
@@ -76,6 +77,9 @@ async def _serve(config: Config, ready: Say, tell: Say, until_unmounted: bool) -
                 if config.http is not None:
                     bound = await _start_http(faces, engine, types, config, tell)
                     said.append(f"http://{bound}")
+                # Collections never look again at what was imported: they would stop all threads for tens of ms.
+                gc.freeze()
+                gc.enable()
                 ready(", ".join(said))
             keeper.cancel_scope.cancel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import subprocess
@@ -84,6 +85,7 @@ def mount(args: argparse.Namespace) -> int:
 
 
 def _run(config: Config, args: argparse.Namespace, ready: Callable[[str], None], verbose: bool) -> None:
+    gc.disable()  # nothing of what is imported now will ever be garbage: service.run collects from then on
     from dvidfs import service
 
     service.set_up_logging(config, verbose=verbose)

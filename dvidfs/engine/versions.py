@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
+from operator import ne
 from typing import Any
 
 from dvidfs.engine import keys, values
@@ -291,11 +292,25 @@ class ReadView:
     def _load_rows(self, rows: Sequence[bytes]) -> list[Buffer]:
         """The values that index entries point to."""
         heads = [keys.ENTRY.unpack_from(raw) for raw in rows]
-        if all(h[0] == Kind.ROW and h[1] == Codec.RAW for h in heads):
-            views = self.txn.get_many(Table.VALUES, [keys.VALUE_KEY.pack(self.instance.id, h[6], 0) for h in heads])
-            if len(views) == len(rows):  # else the single load below names the row that is missing
-                return views
+        if rows and all(h[0] == Kind.ROW and h[1] == Codec.RAW for h in heads):
+            refs = [h[6] for h in heads]
+            found = self._row_after_row(refs) or self._rows(refs)
+            if len(found) == len(rows):  # else the single load below names the row that is missing
+                return found
         return [self.load(Entry.parse(raw, self.version)) for raw in rows]
+
+    def _rows(self, refs: Sequence[int]) -> list[Buffer]:
+        return self.txn.get_many(Table.VALUES, [keys.VALUE_KEY.pack(self.instance.id, ref, 0) for ref in refs])
+
+    def _row_after_row(self, refs: Sequence[int]) -> list[Buffer]:
+        """Values that lie one behind the other, as a batch was written: one walk instead of a search for each."""
+        if refs[-1] - refs[0] != len(refs) - 1 or any(map(ne, refs, range(refs[0], refs[-1] + 1))):
+            return []
+        cursor: Any = self.txn.cursor(Table.VALUES)
+        if not cursor.set_range(keys.VALUE_KEY.pack(self.instance.id, refs[0], 0)):
+            return []
+        found = list(islice(cursor.iternext(keys=False, values=True), len(refs)))
+        return found if cursor.key() == keys.VALUE_KEY.pack(self.instance.id, refs[-1], 0) else []
 
     def load_keys(self, family: Family, encoded: Sequence[bytes]) -> list[Buffer | None]:
         """The values of those keys, None for one that has none; made for thousands, as :meth:`load_spans`."""

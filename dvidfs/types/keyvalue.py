@@ -164,18 +164,28 @@ def get_keyrangevalues(
     """Keys with their values, first <= key <= last; keys with an empty value are left out."""
     low, high = _ends(first, last)
     names = view.text_keys(low, high) if low <= high else []
-    return _answer(_values(view, names, skip_empty=True), as_json, tar or jsontar, check)
+    return _answer(_range_values(view, names), as_json, tar or jsontar, check)
 
 
-def _values(view: ReadView, names: Sequence[bytes], *, skip_empty: bool = False) -> Iterator[Batch]:
+def _range_values(view: ReadView, names: Sequence[bytes]) -> Iterator[Batch]:
+    """All keys of a range with their values, some at a time; those with an empty value are left out."""
+    for at in range(0, len(names), BATCH):
+        some = names[at : at + BATCH]
+        # no key is kept by a hash, so that the index has them in this order; none is in conflict
+        if not view.lineage.merges and max(map(len, some)) < keys.PREFIX // 2:
+            span = keys.encode_text(some[0]), keys.encode_text(some[-1]) + b"\xff" * (keys.SUFFIX + 1)
+            found = [value for _, value in view.load_spans(keys.Family.TEXT, [span])]
+        else:
+            found = view.load_keys(keys.Family.TEXT, [keys.encode_text(key) for key in some])
+        yield [(key, value) for key, value in zip(some, found, strict=True) if value]
+
+
+def _values(view: ReadView, names: Sequence[bytes]) -> Iterator[Batch]:
     """Keys with their values, some at a time; a key without a value has an empty one."""
     for at in range(0, len(names), BATCH):
         some = names[at : at + BATCH]
         found = view.load_keys(keys.Family.TEXT, [keys.encode_text(key) for key in some])
-        if skip_empty:
-            yield [(key, value) for key, value in zip(some, found, strict=True) if value]
-        else:
-            yield [(key, value or b"") for key, value in zip(some, found, strict=True)]
+        yield [(key, value or b"") for key, value in zip(some, found, strict=True)]
 
 
 def _answer(batches: Iterable[Batch], as_json: bool, tar: bool, check: bool) -> Content:
