@@ -71,8 +71,6 @@ class Config:
     allow_timing: bool = False
     allow_split: bool = False
     min_mutation_id: int = 1_000_000_000
-    interactive_ops: int = 0
-    shutdown_seconds: float = 5.0
     pid_file: Path | None = None
     logfile: Path | None = None
     request_log: Path | None = None
@@ -94,8 +92,6 @@ SERVER_KEYS = {
     "rwmode": "mode",
     "host": "host",
     "min_mutation_id_start": "min_mutation_id",
-    "interactiveopsbeforeblock": "interactive_ops",
-    "shutdowndelay": "shutdown_seconds",
     "pidfile": "pid_file",
 }
 """Keys of ``[server]`` and the fields that they set."""
@@ -103,7 +99,7 @@ SERVER_KEYS = {
 WITHOUT_EFFECT = {
     "server": {
         "rpcaddress", "webclient", "webredirectpath", "webdefaultfile", "blocklistfile", "startwebhook",
-        "startjaneliaconfig", "instance_id_gen", "instance_id_start",
+        "startjaneliaconfig", "instance_id_gen", "instance_id_start", "interactiveopsbeforeblock", "shutdowndelay",
     },
     "logging": {"max_log_size", "max_log_age"},
     "mutations": {"httpstore", "blobstore"},
@@ -183,8 +179,6 @@ class _Reader:
             return self._choice(where, value, ("", "readonly", "fullwrite"))
         if field_name == "pid_file":
             return self._path(where, value)
-        if field_name == "shutdown_seconds":
-            return float(self._is(where, value, (int, float)))
         kind = type(getattr(Config, field_name))
         return self._is(where, value, kind)
 

@@ -20,8 +20,12 @@ from dvidfs.cli.progress import Progress
 from dvidfs.errors import BadRequest, Conflict, Exists, NotFound
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dvidfs.engine import ReadView
     from dvidfs.engine.versions import Found
+    from dvidfs.types.geometry import Box
+    from dvidfs.types.imageblk.volume import Volume
 
 NAME_BYTES = 255
 
@@ -165,7 +169,7 @@ def _export_volume(view: ReadView, dest: Path, quiet: bool) -> tuple[str, Progre
     return f"{box.size[0]} x {box.size[1]} x {box.size[2]} voxels", progress, 0
 
 
-def _to_slices(volume, box, dest: Path, progress: Progress) -> None:  # noqa: ANN001
+def _to_slices(volume: Volume, box: Box, dest: Path, progress: Progress) -> None:
     """A PNG for each z, named by it; layer of blocks by layer, encoded on all cores."""
     from dvidfs.types import workers
     from dvidfs.types.formats.png import encode_png
@@ -179,10 +183,10 @@ def _to_slices(volume, box, dest: Path, progress: Progress) -> None:  # noqa: AN
         stop = min(z - z % depth + depth, box.stop[2])
         voxels = volume.kind.split(volume.read(Box((x, y, z), (width, height, stop - z)), volume.background))
 
-        def write(item: tuple[int, object]) -> None:
+        def write(item: tuple[int, NDArray]) -> None:
             number, picture = item
             with _new_file(dest / f"{number:06d}.png") as file:
-                file.write(encode_png(as_picture(picture)))  # type: ignore[arg-type]
+                file.write(encode_png(as_picture(picture)))
 
         list(workers.pool().map(write, enumerate(voxels, z)))
         done += voxels.nbytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from dvidfs.cli.names import find_repo, find_version, opened, registry
 from dvidfs.cli.output import say, size, warn
@@ -12,8 +12,8 @@ from dvidfs.cli.parser import Commands, store_argument
 from dvidfs.errors import BadRequest, UnknownVersion
 
 if TYPE_CHECKING:
-    from dvidfs.cli.ingest import Target
-    from dvidfs.engine import Instance, Node, WriteTxn
+    from dvidfs.cli.ingest import KeySteps, Target, VoxelSteps
+    from dvidfs.engine import Engine, Instance, Node, Repo, WriteTxn
 
 BLOCK_SIZE = "64,64,64"
 
@@ -42,97 +42,99 @@ def add(commands: Commands) -> None:
     parser.add_argument("--quiet", action="store_true", help="Show no progress.")
 
 
+class Place(NamedTuple):
+    """What is there of the place where an import goes; the rest is made once the source has been found good."""
+
+    repo: Repo | None
+    node: Node | None
+    instance: Instance | None
+
+
 def run(args: argparse.Namespace) -> None:
     from dvidfs.cli import ingest
     from dvidfs.types.base import Keys
 
     with opened(args) as engine:
-        node, instance, existed = _destination(engine, args)
-        target = ingest.Target(engine, node.uuid, args.instance)
-        typename = instance.type if instance is not None else args.type or "uint8blk"
-        if isinstance(registry()[typename].tree, Keys):
-            steps = _files(engine, args, node, instance, target, typename)
-        else:
-            steps = _voxels(engine, args, node, instance, target, typename)
+        place = _find(engine, args)
+        typename = place.instance.type if place.instance is not None else args.type or "uint8blk"
+        is_keys = isinstance(registry()[typename].tree, Keys)
+        steps = (_files if is_keys else _voxels)(engine, args, place, typename)
         try:
-            progress = ingest.run(target, steps, quiet=args.quiet)
+            progress = ingest.run(steps.target, steps, quiet=args.quiet)
         except KeyboardInterrupt:
             warn("stopped: run the same command again to continue")
             raise
-    what = "" if existed else ", a new repo"
-    say(f"imported {steps.title} ({size(progress.total)}) into {args.instance} of {args.repo}{what}"
-        f" in {progress.seconds:.1f} s")  # fmt: skip
+    new = "" if place.repo is not None else ", a new repo"
+    say(
+        f"imported {steps.title} ({size(progress.total)}) into {args.instance} of {args.repo}{new} "
+        f"in {progress.seconds:.1f} s"
+    )
 
 
-def _destination(engine: Any, args: argparse.Namespace) -> tuple[Node, Instance | None, bool]:
-    """The version to write to, the instance if there is one, and whether the repo was there."""
-    from dvidfs.engine import repos
-
+def _find(engine: Engine, args: argparse.Namespace) -> Place:
     with engine.read() as txn:
         try:
             repo = find_repo(txn.graph, args.repo)
         except UnknownVersion:
-            repo = None
             if any(r.alias == args.repo for r in txn.graph.repos.values()) or ":" in args.repo or args.version:
                 raise
-    existed = repo is not None
-    if repo is None:
-        repo = engine.write(lambda txn: repos.create_repo(txn, alias=args.repo))
-    with engine.read() as txn:
+            return Place(None, None, None)
         node = find_version(txn.graph, args.version or f"{repo.uuid}:master")
         if node.repo != repo.id:
             raise BadRequest(f"version {args.version} is none of repo {args.repo}")
-        return node, txn.graph.repos[repo.id].instances.get(args.instance), existed
+        return Place(repo, node, repo.instances.get(args.instance))
 
 
-def _create(engine: Any, node: Node, typename: str, name: str, settings: dict[str, str]) -> None:
+def _complete(
+    engine: Engine, args: argparse.Namespace, place: Place, typename: str, settings: dict[str, str]
+) -> Target:
+    """Make the repo and the instance if they are missing, in one write."""
+    from dvidfs.cli.ingest import Target
     from dvidfs.cli.instances import create
+    from dvidfs.engine import repos
 
-    def make(txn: WriteTxn) -> None:
-        create(txn, txn.graph.version(node.uuid), typename, name, settings)
+    def make(txn: WriteTxn) -> str:
+        uuid = place.node.uuid if place.node else repos.create_repo(txn, alias=args.repo).uuid
+        if place.instance is None:
+            create(txn, txn.graph.version(uuid), typename, args.instance, settings)
+        return uuid
 
-    engine.write(make)
+    return Target(engine, engine.write(make), args.instance)
 
 
-def _files(
-    engine: Any, args: argparse.Namespace, node: Node, instance: Instance | None, target: Target, typename: str
-) -> Any:
-    from dvidfs.cli.ingest import KeySteps
-    from dvidfs.errors import NotFound
+def _files(engine: Engine, args: argparse.Namespace, place: Place, typename: str) -> KeySteps:
+    from dvidfs.cli.ingest import KeySteps, list_files
 
-    path = Path(args.source)
-    if not path.exists():
-        raise NotFound(f"there is no {path} to import")
     if args.voxel_size or args.block_size:
         raise BadRequest(f"--voxel-size and --block-size mean nothing for {typename}")
-    if instance is None:
-        _create(engine, node, typename, args.instance, {})
-    return KeySteps(target, path)
+    path = Path(args.source)
+    files = list_files(path)
+    return KeySteps(_complete(engine, args, place, typename, {}), path, files)
 
 
-def _voxels(
-    engine: Any, args: argparse.Namespace, node: Node, instance: Instance | None, target: Target, typename: str
-) -> Any:
-    from dvidfs.cli.ingest import VoxelSteps
+def _voxels(engine: Engine, args: argparse.Namespace, place: Place, typename: str) -> VoxelSteps:
+    from dvidfs.cli.ingest import VoxelSteps, check_fits
     from dvidfs.cli.sources import open_source
     from dvidfs.types.geometry import parse_point
 
+    given = {k: v for k, v in (("BlockSize", args.block_size), ("VoxelSize", args.voxel_size)) if v}
+    if place.instance is not None:
+        _agrees(place.instance, given, args.type)
+        settings = place.instance.settings
+    else:
+        given.setdefault("BlockSize", BLOCK_SIZE)
+        settings = registry()[typename].configure({k.lower(): v for k, v in given.items()})
     offset = parse_point(args.offset, "--offset", ",")
     source = open_source(args.source, Path(args.store))
-    given = {"BlockSize": args.block_size, "VoxelSize": args.voxel_size}
-    if instance is None:
-        given["BlockSize"] = given["BlockSize"] or BLOCK_SIZE
-        _create(engine, node, typename, args.instance, {k: v for k, v in given.items() if v})
-    else:
-        _agrees(instance, typename, {k: v for k, v in given.items() if v}, args.type)
-    return VoxelSteps(target, source, offset)
+    check_fits(source, typename, tuple(settings.get("BlockSize", ())), offset)
+    return VoxelSteps(_complete(engine, args, place, typename, given), source, offset)
 
 
-def _agrees(instance: Instance, typename: str, given: dict[str, str], wanted: str | None) -> None:
+def _agrees(instance: Instance, given: dict[str, str], wanted: str | None) -> None:
     """What was asked for is what the instance is."""
     if wanted and wanted != instance.type:
         raise BadRequest(f'"{instance.name}" is there already, of type {instance.type}: choose another name')
-    configured = registry()[typename].configure({k.lower(): v for k, v in given.items()})
+    configured = registry()[instance.type].configure({k.lower(): v for k, v in given.items()})
     for name in given:
-        if configured[name] != instance.settings[name]:
-            raise BadRequest(f'"{instance.name}" is there already, its {name} is {instance.settings[name]}')
+        if configured.get(name) != instance.settings.get(name):
+            raise BadRequest(f'"{instance.name}" is there already, its {name} is {instance.settings.get(name)}')

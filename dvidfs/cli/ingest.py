@@ -10,6 +10,7 @@ import itertools
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from dvidfs.engine import Engine, Instance, Node, ReadView, WriteTxn, WriteView,
 from dvidfs.engine.keys import MAX_KEY, PIECE
 from dvidfs.engine.values import Prepared, Uploaded, prepare
 from dvidfs.engine.versions import Caller
-from dvidfs.errors import BadRequest, Busy, Locked
+from dvidfs.errors import BadRequest, Busy, DvidfsError, Locked, NotFound
 from dvidfs.fuse.names import decode
 from dvidfs.types import workers
 from dvidfs.types.base import Keys
@@ -62,6 +63,7 @@ Write = Callable[[WriteView], None]
 class Steps(Protocol):
     """Work cut into writes. ``plan`` names it: an import with another plan is another import."""
 
+    target: Target
     plan: dict[str, Any]
     sizes: Sequence[int]
     title: str
@@ -90,7 +92,8 @@ def run(target: Target, steps: Steps, *, quiet: bool) -> Progress:
         raise
     except Exception as e:
         text = str(e)
-        target.engine.write(lambda txn: jobs.save(txn, replace(jobs.get(txn, job.id), state="failed", error=text)))
+        with suppress(DvidfsError):  # a full disk cannot even take this
+            target.engine.write(lambda txn: jobs.save(txn, replace(jobs.get(txn, job.id), state="failed", error=text)))
         raise
     finally:
         progress.end()
@@ -101,9 +104,9 @@ def run(target: Target, steps: Steps, *, quiet: bool) -> Progress:
 def _claim(txn: WriteTxn, target: Target, steps: Steps) -> jobs.Job:
     """The row of this very import: that of an earlier run that did not end, or a new one."""
     node = txn.graph.version(target.version)
-    if node.locked:
-        raise Locked(f"version {node.uuid} is committed and changes no more: see `dvidfs newversion`")
     instance = txn.graph.instance(node, target.instance)
+    if node.locked and instance.versioned:
+        raise Locked(f"version {node.uuid} is committed and changes no more: see `dvidfs newversion`")
     args = {"instance": instance.id, "version": node.id, **steps.plan}
     for job in jobs.all_jobs(txn):
         if job.kind != KIND or dict(job.args) != args or job.state == "done":
@@ -130,23 +133,28 @@ def _step(txn: WriteTxn, target: Target, number: int, step: int, write: Write) -
 # -- voxels ------------------------------------------------------------------------------------------------------
 
 
+def check_fits(source: Source, typename: str, block: Point, offset: Point) -> None:
+    """Refuse a volume that an instance of this type and block size (x, y, z) cannot take.
+
+    Raises:
+        BadRequest: it has other voxels, or does not begin at a block.
+    """
+    from dvidfs.types.imageblk.kinds import KINDS
+
+    kind = KINDS.get(typename)
+    if kind is None:
+        raise BadRequest(f"type {typename} takes no voxels: import a volume into one such as uint8blk")
+    if source.dtype != kind.item:
+        raise BadRequest(f"{source.title} holds {source.dtype}, {typename} holds {kind.item}: convert it first")
+    if any(o % b for o, b in zip(offset, block, strict=True)):
+        raise BadRequest(f"offset {join(offset)} must be a multiple of the block size {join(block)}")
+
+
 class VoxelSteps:
     """A volume in slabs of blocks: layers one block high, cut along y where they are large."""
 
     def __init__(self, target: Target, source: Source, offset: Point) -> None:
-        from dvidfs.types.imageblk.kinds import KINDS
-
-        _, instance = target.read()
-        kind = KINDS.get(instance.type)
-        if kind is None:
-            raise BadRequest(f'"{instance.name}" is of type {instance.type}: voxels go into a volume, such as uint8blk')
-        if source.dtype != kind.item:
-            raise BadRequest(
-                f"{source.title} holds {source.dtype}, {instance.type} holds {kind.item}: convert it first"
-            )
-        self.block: Point = tuple(instance.settings["BlockSize"])
-        if any(o % b for o, b in zip(offset, self.block, strict=True)):
-            raise BadRequest(f"offset {join(offset)} must be a multiple of the block size {join(self.block)}")
+        self.block: Point = tuple(target.read()[1].settings["BlockSize"])
         self.target = target
         self.source = source
         self.offset = offset
@@ -155,7 +163,7 @@ class VoxelSteps:
         rows = max(1, STEP_BYTES // (width * self.block[2] * source.dtype.itemsize * self.block[1])) * self.block[1]
         layers, bands = _ranges(depth, self.block[2]), _ranges(height, rows)
         self.parts = list(itertools.product(layers, bands))
-        self.sizes = [len(z) * len(y) * width * source.dtype.itemsize for z, y in self.parts]
+        self.sizes: Sequence[int] = [len(z) * len(y) * width * source.dtype.itemsize for z, y in self.parts]
         self.plan = {"source": source.fingerprint, "offset": list(offset), "rows": rows}
 
     def prepare(self, number: int) -> Write:
@@ -205,20 +213,17 @@ def _ranges(stop: int, step: int) -> list[range]:
 class KeySteps:
     """Files as values, in order of their names: of a folder with all below it, or of a tar archive."""
 
-    def __init__(self, target: Target, path: Path) -> None:
+    def __init__(self, target: Target, path: Path, files: Sequence[_File]) -> None:
         _, instance = target.read()
         tree = registry()[instance.type].tree
-        if not isinstance(tree, Keys):
-            raise BadRequest(f'"{instance.name}" is of type {instance.type}: files go into an instance with keys')
+        assert isinstance(tree, Keys)
         self.put = tree.put
         self.target = target
         self.instance = instance.id
-        self.files = list(_tar_files(path) if path.is_file() else _folder_files(path))
-        if not self.files:
-            raise BadRequest(f"{path} holds no files")
+        self.files = files
         self.title = f"{len(self.files)} files"
         self.batches = list(_batches(self.files))
-        self.sizes = [sum(self.files[i].size for i in batch) for batch in self.batches]
+        self.sizes: Sequence[int] = [sum(self.files[i].size for i in batch) for batch in self.batches]
         self.plan = {"source": _fingerprint(path, self.files), "batches": len(self.batches)}
 
     def prepare(self, number: int) -> Write:
@@ -274,6 +279,21 @@ class _Window:
 def _prepared(file: _File) -> tuple[bytes, Prepared]:
     with file.open() as opened:
         return file.key, prepare(opened.read())
+
+
+def list_files(path: Path) -> list[_File]:
+    """The files to be imported from a folder or an archive.
+
+    Raises:
+        NotFound: nothing there.
+        BadRequest: no files, or names that are no keys.
+    """
+    if not path.exists():
+        raise NotFound(f"there is no {path} to import")
+    files = list(_tar_files(path) if path.is_file() else _folder_files(path))
+    if not files:
+        raise BadRequest(f"{path} holds no files")
+    return files
 
 
 def _folder_files(folder: Path) -> Iterator[_File]:

@@ -6,11 +6,9 @@ import argparse
 import gc
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +97,8 @@ def _say_now(text: str) -> None:
 
 def configure(args: argparse.Namespace) -> Config:
     """Defaults, TOML file, environment and flags together."""
+    from dataclasses import replace
+
     from dvidfs.config import Config, apply_environment, parse_address, read_toml
 
     target = Path(args.store).absolute()
@@ -132,6 +132,8 @@ def configure(args: argparse.Namespace) -> Config:
 
 
 def umount(args: argparse.Namespace) -> None:
+    import subprocess
+
     path = Path(os.path.realpath(args.dir))
     kind = mounted_kind(path)
     if kind is None:

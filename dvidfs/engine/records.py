@@ -10,6 +10,7 @@ import orjson
 
 from dvidfs.engine.graph import Graph, Instance, Node, Repo
 from dvidfs.engine.keys import U32
+from dvidfs.errors import Corrupt
 
 
 def dump(record: dict[str, Any]) -> bytes:
@@ -31,13 +32,16 @@ def _instance(data: dict[str, Any]) -> Instance:
 def load(rows: Iterable[tuple[bytes, bytes]], gen: int, history: int) -> Graph:
     repos, nodes, instances = [], [], []
     for key, value in rows:
-        data = orjson.loads(value)
-        if key[:1] == b"r":
-            repos.append(_repo(data))
-        elif key[:1] == b"n":
-            nodes.append(_node(data))
-        else:
-            instances.append(_instance(data))
+        try:
+            data = orjson.loads(value)
+            if key[:1] == b"r":
+                repos.append(_repo(data))
+            elif key[:1] == b"n":
+                nodes.append(_node(data))
+            else:
+                instances.append(_instance(data))
+        except (ValueError, TypeError, KeyError) as e:
+            raise Corrupt(f"the record {bytes(key)!r} of the version graph is damaged: {e}") from None
     return Graph.load(gen, history, repos, nodes, instances)
 
 

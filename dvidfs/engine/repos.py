@@ -191,6 +191,8 @@ def tag(txn: WriteTxn, parent: Node, name: str) -> Node:
     _free(txn, _root_name(name))
     if not parent.locked:
         raise BadRequest(f"can't branch an unlocked node: commit {parent.uuid} first")
+    if any(n.branch == f"tag-{name}" for n in txn.graph.repos[parent.repo].nodes.values()):
+        raise Exists(f'branch already exists with given name "tag-{name}"')
     node = _child(txn, [parent], f"tag-{name}", "", name)
     node = replace(
         txn.graph.repos[node.repo].nodes[node.id], locked=True, note=f'Tag of version {parent.uuid} with "{name}"'

@@ -88,6 +88,7 @@ def statistics(context: Context) -> dict[str, object]:
         "mount": {
             "known_inodes": len(context.inodes),
             "open_files": len(context.opens),
+            "listed_keys_held": context.rows.count(),
             "buffers": {"bytes": budget.used, "limit": budget.limit},
             "resident_bytes": _resident(),
         },

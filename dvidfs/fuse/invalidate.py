@@ -23,8 +23,10 @@ from dvidfs.engine.changes import EVERYTHING, Changed, Feed
 from dvidfs.engine.keys import HEAD, Change, Family, decode_text, is_long
 from dvidfs.errors import DvidfsError
 from dvidfs.fuse import inodes, names
-from dvidfs.fuse.instances import At, KeyFile, KeysDir, TypeFile
+from dvidfs.fuse.at import At
+from dvidfs.fuse.keyfiles import KeyFile, KeysDir
 from dvidfs.fuse.nodes import state_of
+from dvidfs.fuse.typefiles import TypeFile
 
 if TYPE_CHECKING:
     from dvidfs.fuse.nodes import Context, Node

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import logging
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from dvidfs.errors import BadRequest, StoreError
 from dvidfs.fuse import control
 from dvidfs.fuse.handles import Opens
 from dvidfs.fuse.invalidate import Notices
+from dvidfs.fuse.keyfiles import RowsCache
 from dvidfs.fuse.nodes import Context, MountOptions
 from dvidfs.fuse.operations import Operations
 from dvidfs.types.base import Registry
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 MNT_DETACH = 2
 CONNECTIONS = Path("/sys/fs/fuse/connections")
+COLLECTING = 20_000, 20, 100
+"""When to look for garbage: a listing makes many objects that live on, and none in cycles."""
 HANDLERS = 99
 """Requests that are answered at one time."""
 
@@ -176,13 +179,16 @@ async def serve_mount(
     point = await trio.to_thread.run_sync(prepare_mountpoint, mountpoint)
     notices = Notices()
     opens = Opens(engine, notices)
-    context = Context(engine, registry, options, point, opens)
+    context = Context(engine, registry, options, point, opens, RowsCache())
     operations = Operations(context)
     logging.getLogger("dvidfs").addHandler(control.ERRORS)
+    collecting = gc.get_threshold()
+    gc.set_threshold(*COLLECTING)
     try:
         await trio.to_thread.run_sync(_mount, operations, point, fuse_options(options, engine.store.path.name))
         await _serve(context, notices, task_status)
     finally:
+        gc.set_threshold(*collecting)
         logging.getLogger("dvidfs").removeHandler(control.ERRORS)
 
 
@@ -204,10 +210,10 @@ async def _serve(context: Context, notices: Notices, task_status: trio.TaskStatu
             nursery.start_soon(_answer, serving, nursery.cancel_scope)
             async with trio.open_nursery() as helpers:
                 context.opens.nursery = helpers
-                await trio.to_thread.run_sync(_tune, context, abandon_on_cancel=True)
-                notices.start(context)
-                task_status.started(context.mountpoint)
                 try:
+                    await trio.to_thread.run_sync(_tune, context, abandon_on_cancel=True)
+                    notices.start(context)
+                    task_status.started(context.mountpoint)
                     await trio.sleep_forever()
                 finally:
                     with trio.CancelScope(shield=True):
@@ -243,14 +249,6 @@ def _unmount(point: Path) -> None:
         unmount_lazily(point)
 
 
-@contextmanager
-def _told_once(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        log.info("%s stays as the kernel has it (%s): only root can raise it", what, e.strerror)
-
-
 def _tune(context: Context) -> None:
     """Raise the mount's read-ahead and its number of requests under way: only root may."""
     os.statvfs(context.mountpoint)  # answered, so the kernel and we have agreed on all else
@@ -258,11 +256,12 @@ def _tune(context: Context) -> None:
     if found is None:
         return
     options = context.options
-    with _told_once("read-ahead"):
-        Path(f"/sys/class/bdi/{found.device}/read_ahead_kb").write_text(str(options.read_ahead_kb))
     connection = CONNECTIONS / found.device.split(":")[1]
     if not connection.exists() and os.geteuid() == 0:  # a container without init has nobody to mount it
         _libc().mount(b"fusectl", os.fsencode(CONNECTIONS), b"fusectl", 0, None)
-    with _told_once("the number of requests under way"):
+    try:
+        Path(f"/sys/class/bdi/{found.device}/read_ahead_kb").write_text(str(options.read_ahead_kb))
         (connection / "max_background").write_text(str(options.max_background))
         (connection / "congestion_threshold").write_text(str(options.max_background * 3 // 4))
+    except OSError as e:
+        log.warning("reading long files is slower than it could be: only root may raise read-ahead (%s)", e.strerror)

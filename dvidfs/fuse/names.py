@@ -16,7 +16,6 @@ MAX_NAME = 255
 
 _SPECIAL = re.compile(rb"[/\0]|%(?=[0-9A-Fa-f]{2})|^\.(?=dvid)|^\.\.?\Z", re.DOTALL)
 _CODE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_SUSPECT = re.compile(rb"[/\0%]|\n\.(?:dvid|\.?\n)")
 _HEX = re.compile(r"[0-9a-f]{32}")
 
 _NOISE = frozenset(
@@ -46,8 +45,8 @@ def decode(name: bytes) -> bytes | None:
 
 def encode_all(keys: Sequence[bytes]) -> Sequence[bytes]:
     """The file names of many keys, most of which are their own names."""
-    joined = b"\n" + b"\n".join(keys) + b"\n"
-    if not _SUSPECT.search(joined):
+    joined = b"\n" + b"\n".join(keys)
+    if not any(suspect in joined for suspect in (b"/", b"\0", b"%", b"\n.")):
         return keys
     return [encode(key) for key in keys]
 
@@ -70,12 +69,6 @@ def encode_version(uuid: str) -> bytes:
     if name in (b"branches", b"tags") or name[:1] in (b".", b":"):
         return b"%%%02X" % name[0] + name[1:]
     return name
-
-
-def decode_version(name: bytes) -> str | None:
-    """The UUID that a version's folder stands for, or None."""
-    text = os.fsdecode(_CODE.sub(lambda m: bytes([int(m[1], 16)]), name))
-    return text if encode_version(text) == name else None
 
 
 def is_noise(name: bytes) -> bool:

@@ -24,6 +24,7 @@ from dvidfs.types.base import Keys, Registry
 
 if TYPE_CHECKING:
     from dvidfs.fuse.handles import Opens
+    from dvidfs.fuse.keyfiles import RowsCache
 
 FOREVER = 1e9
 """Seconds that the kernel keeps what cannot change: 30 years."""
@@ -83,6 +84,7 @@ class Context:
     options: MountOptions
     mountpoint: Path
     opens: Opens
+    rows: RowsCache
     inodes: Inodes = field(default_factory=Inodes)
 
     @property

@@ -18,6 +18,7 @@ from dvidfs.engine.graph import MASTER, Graph, Repo
 from dvidfs.engine.graph import Node as Version
 from dvidfs.errors import UnknownVersion
 from dvidfs.fuse import control, dag, instances, names
+from dvidfs.fuse.at import refuse_committed
 from dvidfs.fuse.nodes import (
     DIR,
     FILE,
@@ -392,11 +393,11 @@ def version_dot(context: Context, version: Version) -> Folder:
         return text.encode(errors="surrogateescape") + b"\n" if text else b""
 
     def save_note(txn: WriteTxn, data: bytes) -> None:
-        instances.refuse_committed(node(txn), True)
+        refuse_committed(node(txn), True)
         repos.set_note(txn, node(txn), data.decode(errors="replace").removesuffix("\n"))
 
     def save_log(txn: WriteTxn, data: bytes) -> None:
-        instances.refuse_committed(node(txn), True)
+        refuse_committed(node(txn), True)
         repos.add_log(txn, node(txn), data.decode(errors="replace").splitlines())
 
     def log_text(txn: ReadTxn) -> bytes:

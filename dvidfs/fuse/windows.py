@@ -28,13 +28,13 @@ SEQUENTIAL = 3
 @dataclass(frozen=True)
 class Source:
     """Where windows come from: ``fetch(txn, offset, length)`` (short only at the end), ``stamp(txn)`` names the state,
-    ``ready(txn, offset, length)``: the window is in memory, so that fetching it keeps nobody waiting.
+    ``quick(txn, offset, length)``: the window if it is in memory, so that fetching it keeps nobody waiting, else None.
     """
 
     engine: Engine
     fetch: Callable[[ReadTxn, int, int], Buffer]
     stamp: Callable[[ReadTxn], Hashable]
-    ready: Callable[[ReadTxn, int, int], bool] = lambda txn, offset, length: False
+    quick: Callable[[ReadTxn, int, int], Buffer | None] = lambda txn, offset, length: None
 
 
 class Windows:
@@ -70,14 +70,13 @@ class Windows:
         source, store = self._source, self._source.engine.store
         txn = store.begin()
         try:
-            if not source.ready(txn, offset, length):
-                return None
+            data = source.quick(txn, offset, length)
             number = (offset + length) // CHUNK
-            if self._run >= SEQUENTIAL and number != self._looked:
+            if data is not None and self._run >= SEQUENTIAL and number != self._looked:
                 self._looked = number
-                if not source.ready(txn, (number + 1) * CHUNK, CHUNK):
+                if source.quick(txn, (number + 1) * CHUNK, 1) is None:
                     self._start(number + 1)
-            return source.fetch(txn, offset, length)
+            return data
         finally:
             store.end(txn)
 

@@ -51,8 +51,14 @@ class App:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; never raises but for a broken connection."""
-        started = self.requests.now()
         self.service.counters.active += 1
+        try:
+            return await self._handle(request)
+        finally:
+            self.service.counters.active -= 1
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        started = self.requests.now()
         origin = request.headers.get("Origin")
         if origin is not None and not self.options.allows_origin(origin):
             self.service.warn_once(f"a page of {origin} asked, and is refused: allow it with --cors {origin}")
@@ -61,8 +67,6 @@ class App:
             reply, pieces = await self._answer(request, call, origin)
         except Exception as error:  # noqa: BLE001 - failure() tells bugs from users' mistakes
             reply, pieces = self.handlers.failure(error, call), None
-        finally:
-            self.service.counters.active -= 1
         reply = pack(reply, request.headers.get("Accept-Encoding"))
         reply.headers += replies.cors(self.options, origin)
         response, sent = await self._send(request, reply, pieces)
@@ -115,7 +119,7 @@ class App:
         if not self.options.loopback:
             return
         name = host_of(f"//{host}")
-        if host and not is_loopback(name) and name != self.options.public_host:
+        if host and not is_loopback(name) and not (name and name == self.options.public_host):
             raise Refused(f'host "{host}" is not this machine: a server bound to loopback answers only to localhost')
         if origin is None or method in READING:
             return

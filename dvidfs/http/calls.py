@@ -96,7 +96,7 @@ class Routes:
     """The server's own endpoints, by path."""
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
-        self.all = [Route(e, tuple(e.path.strip("/").split("/"))) for e in endpoints]
+        self.all = [Route(e, tuple(e.path[1:].split("/"))) for e in endpoints]
         self._by_shape: dict[tuple[int, str], list[Route]] = {}
         for route in self.all:
             self._by_shape.setdefault((len(route.segments), route.segments[1]), []).append(route)

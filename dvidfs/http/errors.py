@@ -28,6 +28,7 @@ STATUS: dict[ErrorKind, int] = {
 """The original answers nearly everything with 400, and its clients test for that: 404 only where it does."""
 
 TEXT = "text/plain; charset=utf-8"
+_CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), 127)}
 INTERNAL = "internal error: the server's log has the traceback"
 
 
@@ -38,7 +39,12 @@ def status_of(error: DvidfsError) -> int:
 def text_of(error: DvidfsError, path: str) -> str:
     """The line that a client reads; 400s name the path as the client wrote it."""
     status = STATUS[error.kind]
-    return f"{error} ({path}).\n" if status == 400 else f"{error}\n"
+    return one_line(f"{error} ({path})." if status == 400 else str(error))
+
+
+def one_line(text: str) -> str:
+    """A text in one line, whatever a client put into a name."""
+    return f"{text.translate(_CONTROLS)}\n"
 
 
 def headers_of(error: DvidfsError) -> list[tuple[str, str]]:

@@ -185,7 +185,7 @@ class Handlers:
             return Reply(500, [("Content-Type", errors.TEXT)], Content(f"{errors.INTERNAL}\n".encode()))
         if isinstance(error, Corrupt):
             self.service.log_bug(error, f"{call.method} {call.path}")
-        text = f"{error}\n" if isinstance(error, UnknownKeyword) else errors.text_of(error, call.path)
+        text = errors.one_line(str(error)) if isinstance(error, UnknownKeyword) else errors.text_of(error, call.path)
         body = text.encode(errors="replace")
         return Reply(errors.status_of(error), errors.headers_of(error), Content(body, errors.TEXT, len(body)))
 

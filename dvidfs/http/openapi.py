@@ -16,7 +16,8 @@ def document(rows: Iterable[Endpoint], registry: Registry) -> dict[str, Any]:
     """Paths of the server, then of each datatype below ``/api/node/{uuid}/{instance}``."""
     paths: dict[str, dict[str, Any]] = {}
     for row in rows:
-        _add(paths, row.path, row, "server")
+        if not row.path.endswith("/"):  # the twin of one without
+            _add(paths, row.path, row, "server")
     for kind in registry:
         for row in kind.endpoints:
             _add(paths, f"/api/node/{{uuid}}/{{{kind.name}}}/{row.path}", row, kind.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from typing import Any
@@ -23,6 +24,10 @@ from dvidfs.types.base import Registry
 
 KEEPALIVE_SECONDS = 75.0
 SHUTDOWN_SECONDS = 20.0
+DRAIN_SECONDS = 5.0
+"""How long requests in flight may take at the end."""
+CUT_SECONDS = 1.0
+"""How long those may take to notice that they are cut."""
 
 
 async def serve_http(
@@ -124,10 +129,19 @@ class _Thread(threading.Thread):
         finally:
             service.stopping = True
             listening.close()
+            await service.quiet(SHUTDOWN_SECONDS)
             server.pre_shutdown()
-            await server.shutdown(SHUTDOWN_SECONDS)
-            service.close()
+            await server.shutdown(CUT_SECONDS)
+            await asyncio.to_thread(service.close)  # beside the loop, on which what was cut gives its snapshots back
             requests.close()
+
+
+async def _drained(connections: list[Any]) -> None:
+    """Wait until what was written has left: closing a transport sends its buffer only while the loop runs on."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while any(c.transport is not None for c in connections):
+                await asyncio.sleep(0.005)
 
 
 def _lane(app: App, handlers: Handlers, requests: RequestLog) -> Lane:

@@ -70,6 +70,13 @@ class Service:
         """Our own fault: the traceback goes to the log."""
         log.error("%s failed", what, exc_info=error)
 
+    async def quiet(self, seconds: float) -> None:
+        """Wait until no request is being answered, at most so long: once closing, aiohttp drops the rest of a body."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.counters.active:
+                    await asyncio.sleep(0.01)
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 

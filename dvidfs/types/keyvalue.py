@@ -18,7 +18,7 @@ import orjson
 from dvidfs.engine import journal, keys
 from dvidfs.engine.keys import Kind
 from dvidfs.engine.store import Buffer
-from dvidfs.engine.values import Entry, Prepared, Uploaded, prepare
+from dvidfs.engine.values import Entry, Prepared, Upload, Uploaded, prepare
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, Conflict, NotFound
 from dvidfs.types.base import JSON, OCTETS, TAR, TEXT, Body, Content, DataType, Endpoint, Keys, Param, flag
@@ -294,12 +294,17 @@ def prepare_keyvalues(view: ReadView, body: Buffer) -> dict[str, Any]:
     """Parse and compress a batch before it enters the write lane."""
     pairs = protobuf.read_keyvalues(body)
     shrinks = _worth_compressing(pairs)
-    return {"pairs": [(keys.check_key(key), _prepared(value, shrinks)) for key, value in pairs]}
+    for key, _ in pairs:
+        keys.check_key(key)
+    return {"pairs": [(key, _prepared(view, value, shrinks)) for key, value in pairs]}
 
 
-def _prepared(value: Buffer, shrinks: bool) -> Prepared:
+def _prepared(view: ReadView, value: Buffer, shrinks: bool) -> Prepared | Uploaded:
     if len(value) > keys.PIECE:
-        raise BadRequest(f"a value of {len(value)} bytes is too long for a batch: post it by itself")
+        upload = Upload(view.txn.store, view.instance.id)
+        for at in range(0, len(value), keys.PIECE):
+            upload.feed(value[at : at + keys.PIECE])
+        return upload.finish()
     return prepare(value) if shrinks else Prepared(value, len(value))
 
 
@@ -309,10 +314,13 @@ def _worth_compressing(pairs: Sequence[tuple[bytes, Buffer]]) -> bool:
     return len(pairs) < 8 or any(prepare(value).codec for _, value in sample)
 
 
-def post_keyvalues(view: WriteView, pairs: Sequence[tuple[bytes, Prepared]]) -> None:
+def post_keyvalues(view: WriteView, pairs: Sequence[tuple[bytes, Prepared | Uploaded]]) -> None:
     """Store all pairs, or none; of equal keys the last one counts."""
     last = dict(pairs)
-    items = sorted((keys.encode_text(key), value, key) for key, value in last.items())
+    items = sorted((keys.encode_text(key), value, key) for key, value in last.items() if isinstance(value, Prepared))
+    for key, value in last.items():
+        if isinstance(value, Uploaded):
+            view.put_text(key, value)
     view.put_many(keys.Family.TEXT, [(enc, value, key if keys.is_long(enc) else b"") for enc, value, key in items])
     journal.record(view, "postkv", Pairs=[(_name(key), value.size) for key, value in last.items()])
 

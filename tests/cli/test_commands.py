@@ -331,6 +331,19 @@ def test_check_tells_damage_by_its_exit_code(tmp_path: Path):
     assert b"is damaged: 1 problems" in shell.run("check STORE").stdout
 
 
+def test_a_graph_that_cannot_be_read_is_damage(tmp_path: Path):
+    import lmdb
+
+    shell = Shell(tmp_path / "store")
+    shell("init STORE")
+    shell("repo new STORE --alias c")
+    with lmdb.open(str(shell.store), max_dbs=20) as env, env.begin(write=True, db=env.open_db(b"graph")) as txn:
+        txn.put(b"r\0\0\0\1", b'{"id": 1')
+    code, said = shell.error("check STORE")
+    assert code == 5
+    assert "of the version graph is damaged" in said
+
+
 def test_commands_work_while_a_server_runs(tmp_path: Path):
     shell = Shell(tmp_path / "store")
     shell("init STORE")

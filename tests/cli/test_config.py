@@ -75,8 +75,6 @@ def test_the_keys_of_the_original(tmp_path: Path):
             rwMode = "fullwrite"
             host = "me.org"
             min_mutation_id_start = 77
-            interactiveOpsBeforeBlock = 3
-            shutdownDelay = 2
             pidFile = "run/pid"
             [mutations]
             jsonstore = "muts"
@@ -99,8 +97,6 @@ def test_the_keys_of_the_original(tmp_path: Path):
         allow_timing=True,
         allow_split=True,
         min_mutation_id=77,
-        interactive_ops=3,
-        shutdown_seconds=2.0,
         pid_file=tmp_path / "run/pid",
         logfile=tmp_path / "log.txt",
         json_log=tmp_path / "muts",

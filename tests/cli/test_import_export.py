@@ -148,6 +148,8 @@ def test_what_is_no_volume_is_refused_in_one_line(store_path: Path, wrong: dict,
     assert done.stderr.startswith("dvidfs: ")
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+    if name not in ("uneven", "broken"):  # what the first slice does not tell comes out later
+        assert live.dvidfs("repos", store_path).stdout == "no repos\n"
 
 
 def test_an_instance_that_is_there_is_not_made_otherwise(store_path: Path, tmp_path: Path):
@@ -365,3 +367,12 @@ def test_any_names_can_be_sorted(names: list[str]):
     ordered = sorted(names, key=natural)
     assert sorted(ordered) == sorted(names)
     assert all(natural(a) <= natural(b) for a, b in itertools.pairwise(ordered))
+
+
+def test_files_that_are_not_there_make_nothing(store_path: Path, tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    for source, says in ((tmp_path / "none", "there is no"), (tmp_path / "empty", "holds no files")):
+        done = bring(store_path, source, "--type", "keyvalue", check=False)
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert live.dvidfs("repos", store_path).stdout == "no repos\n"

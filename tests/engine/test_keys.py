@@ -81,7 +81,9 @@ def test_a_span_holds_every_key_of_its_range(key: bytes, first: bytes, last: byt
         assert enc < keys.text_span_end(last)
 
 
-@given(*[st.lists(st.sampled_from([b"\0", b"\xff", b"\x01", b"a", b"b" * 90]), min_size=1, max_size=4).map(b"".join)] * 2)
+@given(
+    *[st.lists(st.sampled_from([b"\0", b"\xff", b"\x01", b"a", b"b" * 90]), min_size=1, max_size=4).map(b"".join)] * 2
+)
 def test_a_span_of_short_keys_holds_nothing_else(key: bytes, end: bytes):
     """Where no long key is in play the bounds are exact, so readers need not look at names again."""
     enc = keys.encode_text(key)

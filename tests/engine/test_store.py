@@ -405,7 +405,9 @@ def test_what_another_process_did_to_the_graph_is_seen_at_once(store_path: Path)
         there(f"engine.write(lambda txn: repos.commit(txn, txn.graph.version({uuid!r})))")
         there(f"engine.write(lambda txn: repos.new_version(txn, txn.graph.version({uuid!r}), uuid='1' * 32))")
         engine.write(putter("1" * 32, b"k", b"v"))
-        there(f"engine.write(lambda txn: repos.rename_instance(txn, txn.graph.instance(txn.graph.version({uuid!r}), 'kv'), 'new'))")
+        there(
+            f"engine.write(lambda txn: repos.rename_instance(txn, txn.graph.instance(txn.graph.version({uuid!r}), 'kv'), 'new'))"
+        )
         assert get(engine, "1" * 32, b"k", "new") == b"v"
         there("engine.write(lambda txn: engine.delete_repo(txn, txn.graph.repo_of(txn.graph.version('0' * 32))))")
         with engine.read() as txn:
@@ -824,7 +826,9 @@ def test_a_deleted_instance_is_freed_in_the_background(store_path: Path):
         engine.write(putter(uuid, b"k", b"stays " * 100))
         before = engine.store.statistics()["rows"]
         for part in range(4):
-            engine.write(lambda txn, p=part: [putter(uuid, b"%d-%d" % (p, i), b"%d " % i * 50, "gone")(txn) for i in range(3000)])
+            engine.write(
+                lambda txn, p=part: [putter(uuid, b"%d-%d" % (p, i), b"%d " % i * 50, "gone")(txn) for i in range(3000)]
+            )
         engine.write(lambda txn: engine.delete_instance(txn, txn.graph.instance(txn.graph.version(uuid), "gone")))
         with engine.read() as txn:
             assert "gone" not in txn.graph.repo_of(txn.graph.version(uuid)).instances

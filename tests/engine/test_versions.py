@@ -188,9 +188,7 @@ class Versions(RuleBasedStateMachine):
                 wanted = self.model.contents(at, name)
                 for key in KEYS:
                     self.compare_key(view, at, name, key)
-                inside = [
-                    k for k in wanted if (first is None or k >= first) and (last is None or k <= last)
-                ]
+                inside = [k for k in wanted if (first is None or k >= first) and (last is None or k <= last)]
                 assert view.text_keys(first, last) == inside
                 entries = list(view.text_entries(first, last))
                 assert [k for k, _ in entries] == inside
@@ -407,8 +405,10 @@ class Versions(RuleBasedStateMachine):
     @invariant()
     def graph_is_as_the_model_has_it(self) -> None:
         with self.engine.read() as txn:
-            found = {n.uuid: ([txn.graph.repos[n.repo].nodes[p].uuid for p in n.parents], n.branch, n.locked)
-                     for n in txn.graph.nodes()}
+            found = {
+                n.uuid: ([txn.graph.repos[n.repo].nodes[p].uuid for p in n.parents], n.branch, n.locked)
+                for n in txn.graph.nodes()
+            }
         assert found == {v.uuid: ([p.uuid for p in v.parents], v.branch, v.locked) for v in self.model.versions}
 
     @invariant()
@@ -419,6 +419,9 @@ class Versions(RuleBasedStateMachine):
 
 TestVersions = Versions.TestCase
 TestVersions.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck),
-    phases=[Phase.reuse, Phase.generate]
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.reuse, Phase.generate],
 )

@@ -7,6 +7,7 @@ the fixtures of all tests (their folders are named as live.py names them).
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import select
@@ -120,7 +121,8 @@ EXCEPTIONS = {
 
 
 def _inject(faults: Path) -> None:
-    from dvidfs.fuse.operations import Operations, guarded
+    from dvidfs.fuse.operations import Operations
+    from dvidfs.fuse.requests import guarded
 
     def faulty(handler: Any) -> Any:
         def wanted() -> str | None:
@@ -137,7 +139,7 @@ def _inject(faults: Path) -> None:
         run.__name__ = handler.__name__
         return guarded(run)
 
-    for name, handler in list(vars(Operations).items()):
+    for name, handler in inspect.getmembers(Operations):
         if hasattr(handler, "__wrapped__"):
             setattr(Operations, name, faulty(handler.__wrapped__))
 

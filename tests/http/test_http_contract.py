@@ -73,7 +73,11 @@ def answer(server: Served, method: str, path: str, body: bytes | None, headers: 
 
 
 def alike(
-    lanes: tuple[Served, Served], method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    lanes: tuple[Served, Served],
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Any:
     """The answer that both lanes gave."""
     fast, slow = (answer(server, method, path, body, headers or {}) for server in lanes)
@@ -316,7 +320,9 @@ def test_requests_on_one_connection_are_answered_in_order(lanes: tuple[Served, S
             assert connection.getresponse().read() == b""
             connection.request("GET", f"/api/node/{OPEN}/kv/key/order")
             assert connection.getresponse().read() == b"%d" % number
-            connection.request("GET", f"/api/node/{OPEN}/kv/keyrangevalues/a/z?json=true" if number % 5 == 0 else "/api/heartbeat")
+            connection.request(
+                "GET", f"/api/node/{OPEN}/kv/keyrangevalues/a/z?json=true" if number % 5 == 0 else "/api/heartbeat"
+            )
             assert connection.getresponse().read()
         connection.close()
 
@@ -364,9 +370,7 @@ def test_pages_that_are_not_rows_of_the_lane_are_left_alone(lanes: tuple[Served,
 def test_a_connection_that_asks_to_close_is_closed(lanes: tuple[Served, Served]):
     for server in lanes:
         for version in (b"1.0", b"1.1"):
-            found = server.raw(
-                b"GET /api/heartbeat HTTP/%s\r\nHost: localhost\r\nConnection: close\r\n\r\n" % version
-            )
+            found = server.raw(b"GET /api/heartbeat HTTP/%s\r\nHost: localhost\r\nConnection: close\r\n\r\n" % version)
             assert found.endswith(b"OK")
 
 

@@ -1,0 +1,158 @@
+"""The folders and files that a datatype describes (:mod:`dvidfs.types.base`); no datatype is named.
+
+Invariant: a listing takes sizes from the description's own arithmetic, never from values.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from dvidfs.engine import ReadTxn, ReadView, WriteView
+from dvidfs.errors import DvidfsError
+from dvidfs.fuse import inodes, names
+from dvidfs.fuse.at import At
+from dvidfs.fuse.nodes import (
+    DIR,
+    FILE,
+    FOREVER,
+    OPEN_DIR,
+    OPEN_FILE,
+    SOON,
+    Dir,
+    Listing,
+    Named,
+    Node,
+    Stat,
+)
+from dvidfs.types.base import Directory, File
+
+
+class TypeDir(Dir):
+    """A folder of a datatype's tree. ``parts``: what the names of patterns above it stand for."""
+
+    __slots__ = ("at", "entry", "parts", "path")
+
+    def __init__(self, at: At, entry: Directory, parts: tuple[Any, ...], path: tuple[bytes, ...]) -> None:
+        Node.__init__(self)
+        self.ident = at.prefix + inodes.identity(*path)
+        self.at = at
+        self.entry = entry
+        self.parts = parts
+        self.path = path
+
+    def watched(self) -> int:
+        return self.at.instance
+
+    def stat(self, txn: ReadTxn) -> Stat:
+        return self._stat(self.at.view(txn))
+
+    def _stat(self, view: ReadView) -> Stat:
+        return Stat(DIR if view.frozen else OPEN_DIR, 0, view.modified(), SOON)
+
+    def ttl(self, txn: ReadTxn) -> float:
+        return self.at.ttl(txn)
+
+    def find(self, txn: ReadTxn, name: bytes) -> tuple[Node, Stat] | None:
+        view = self.at.view(txn)
+        entry = self.entry.entries.get(os.fsdecode(name))
+        if entry is not None:
+            node = self._child(entry, name, ()) if is_shown(entry, view) else None
+        else:
+            node = self._named(view, name)
+        return None if node is None else (node, node.stat(txn))
+
+    def _named(self, view: ReadView, name: bytes) -> TypeDir | TypeFile | None:
+        text = names.decode_str(name)
+        if text is None:
+            return None
+        for each in self.entry.each:
+            part = each.parse(text)
+            if part is not None and is_shown(each.entry, view) and each.has(view, *self.parts, part):
+                return self._child(each.entry, name, (part,))
+        return None
+
+    def _child(self, entry: File | Directory, name: bytes, part: tuple[Any, ...]) -> TypeDir | TypeFile:
+        parts, path = (*self.parts, *part), (*self.path, name)
+        if isinstance(entry, Directory):
+            return TypeDir(self.at, entry, parts, path)
+        return TypeFile(self.at, entry, parts, path)
+
+    def listing(self, txn: ReadTxn) -> Listing:
+        return TypeRows(self, self.at.view(txn))
+
+    def rows(self, view: ReadView) -> Iterator[tuple[bytes, File | Directory, tuple[Any, ...]]]:
+        """(name, entry, part) of all that is listed."""
+        for name, entry in self.entry.entries.items():
+            if is_shown(entry, view):
+                yield os.fsencode(name), entry, ()
+        for each in self.entry.each:
+            if each.listed and is_shown(each.entry, view):
+                for text in each.names(view, *self.parts):
+                    name = names.encode_str(text)
+                    if len(name) <= names.MAX_NAME:
+                        yield name, each.entry, (each.parse(text),)
+
+
+def is_shown(entry: File | Directory, view: ReadView) -> bool:
+    return entry.shown is None or entry.shown(view)
+
+
+class TypeRows(Listing):
+    """What a folder of a datatype's tree held when it was opened; sizes are computed as the listing is read."""
+
+    def __init__(self, home: TypeDir, view: ReadView) -> None:
+        self.home = home
+        self.rows = list(home.rows(view))
+
+    def entries(self, txn: ReadTxn, start: int) -> Iterator[tuple[bytes, Node, Stat]]:
+        home = self.home
+        view = home.at.view(txn)
+        place, modified = home.at.context.inodes.place, view.modified()
+        for name, entry, part in self.rows[start:]:
+            node = place(home._child(entry, name, part))
+            if isinstance(node, TypeFile):
+                try:
+                    yield name, node, node.stat_in(view, modified)
+                except DvidfsError:
+                    yield name, node, Stat(FILE, 0, modified, 0.0)  # opening it will tell
+            else:
+                yield name, node, Stat(DIR if view.frozen else OPEN_DIR, 0, modified, SOON)
+
+
+class TypeFile(Named):
+    """A file of a datatype's tree: any window of it is made on request."""
+
+    __slots__ = ("at", "entry", "parts")
+
+    def __init__(self, at: At, entry: File, parts: tuple[Any, ...], path: tuple[bytes, ...]) -> None:
+        Node.__init__(self)
+        self.ident = at.prefix + inodes.identity(*path)
+        self.at = at
+        self.entry = entry
+        self.parts = parts
+
+    def watched(self) -> int:
+        return self.at.instance
+
+    def stat(self, txn: ReadTxn) -> Stat:
+        view = self.at.view(txn)
+        return self.stat_in(view, view.modified())
+
+    def stat_in(self, view: ReadView, modified: int) -> Stat:
+        entry = self.entry
+        mtime = modified if entry.mtime is None else entry.mtime(view, *self.parts)
+        mode = OPEN_FILE if entry.write is not None and not view.frozen else FILE
+        return Stat(mode, entry.size(view, *self.parts), mtime, FOREVER if view.frozen else SOON)
+
+    def read(self, view: ReadView, offset: int, length: int) -> bytes | memoryview:
+        return self.entry.read(view, *self.parts, offset, length)
+
+    def ready(self, view: ReadView, offset: int, length: int) -> bool:
+        """Whether that window can be read without keeping anybody waiting."""
+        return self.entry.ready is None or self.entry.ready(view, *self.parts, offset, length)
+
+    def write(self, view: WriteView, offset: int, data: bytes) -> None:
+        assert self.entry.write is not None
+        self.entry.write(view, *self.parts, offset, data)
