@@ -131,7 +131,9 @@ class _Thread(threading.Thread):
             listening.close()
             await service.quiet(SHUTDOWN_SECONDS)
             server.pre_shutdown()
+            connections = server.connections
             await server.shutdown(CUT_SECONDS)
+            await _drained(connections)
             await asyncio.to_thread(service.close)  # beside the loop, on which what was cut gives its snapshots back
             requests.close()
 

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live import wait_until
-from serving import Served, fresh, keyvalues, one_line
+from serving import Served, fresh, keyvalues, one_line, serving
 
+from dvidfs.engine import Engine, ReadView, Store
 from dvidfs.errors import ErrorKind
 from dvidfs.http import errors, service
 
@@ -131,7 +132,10 @@ def test_bodies_that_make_no_sense(server: Served, places: dict[str, str], body:
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("query", ["json=maybe&tar=true&json=true", "byte_start=1", "byte_end=99999999999999999999", "byte_start=a&byte_end=b"])
+@pytest.mark.parametrize(
+    "query",
+    ["json=maybe&tar=true&json=true", "byte_start=1", "byte_end=99999999999999999999", "byte_start=a&byte_end=b"],
+)
 def test_options_that_make_no_sense(server: Served, places: dict[str, str], query: str):
     path = "keyrangevalues/a/z?json=true&tar=true" if "tar" in query else f"key/a?{query}"
     refused(server.get(f"/api/node/{places['open']}/kv/{path}"))
@@ -146,7 +150,13 @@ paths = st.lists(
     ),
     max_size=8,
 )  # fmt: skip
-queries = st.lists(st.tuples(st.one_of(texts, st.sampled_from(["json", "tar", "u", "app", "throttle", "admintoken", "byte_start", "who"])), texts), max_size=3)
+queries = st.lists(
+    st.tuples(
+        st.one_of(texts, st.sampled_from(["json", "tar", "u", "app", "throttle", "admintoken", "byte_start", "who"])),
+        texts,
+    ),
+    max_size=3,
+)
 bodies = st.one_of(
     st.binary(max_size=40),
     st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts), lambda v: st.one_of(st.lists(v), st.dictionaries(texts, v)), max_leaves=5)
@@ -156,11 +166,28 @@ bodies = st.one_of(
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(method=st.sampled_from(["GET", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]), path=paths, query=queries, body=bodies, raw=st.booleans())
+@given(
+    method=st.sampled_from(["GET", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"]),
+    path=paths,
+    query=queries,
+    body=bodies,
+    raw=st.booleans(),
+)
 def test_any_request_is_answered(
-    server: Served, places: dict[str, str], method: str, path: list[str], query: list[tuple[str, str]], body: bytes, raw: bool
+    server: Served,
+    places: dict[str, str],
+    method: str,
+    path: list[str],
+    query: list[tuple[str, str]],
+    body: bytes,
+    raw: bool,
 ):
-    parts = [part.format(**places) if part in ("{open}", "{root}") else quote(part, safe="" if not raw else "%&?=;:@!$'()*,~") for part in path]
+    parts = [
+        part.format(**places)
+        if part in ("{open}", "{root}")
+        else quote(part, safe="" if not raw else "%&?=;:@!$'()*,~")
+        for part in path
+    ]
     target = "/" + "/".join(parts)
     if query:
         target += "?" + "&".join(f"{quote(k)}={quote(v)}" for k, v in query)
@@ -223,7 +250,9 @@ def test_every_kind_of_error_has_a_status():
     assert all(400 <= status < 600 for status in errors.STATUS.values())
 
 
-def test_our_own_bugs_are_500_and_logged(server: Served, places: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+def test_our_own_bugs_are_500_and_logged(
+    server: Served, places: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("on purpose")
 
@@ -239,9 +268,6 @@ def test_our_own_bugs_are_500_and_logged(server: Served, places: dict[str, str],
 
 
 def test_a_full_disk_is_507(tmp_path: Path):
-    from dvidfs.engine import Engine, Store
-    from serving import serving
-
     Store.create(tmp_path / "store")
     engine = Engine(Store(tmp_path / "store", map_size=4 << 20))
     try:
@@ -249,7 +275,11 @@ def test_a_full_disk_is_507(tmp_path: Path):
             root = small.new_repo()
             small.new_instance(root)
             small.post(f"/api/node/{root}/kv/key/kept", b"kept").ok()
-            for path, body in (("key/row", os.urandom(60_000)), ("key/pieces", os.urandom(8 * MIB)), ("keyvalues", keyvalues({b"k": os.urandom(MIB)}))):
+            for path, body in (
+                ("key/row", os.urandom(60_000)),
+                ("key/pieces", os.urandom(8 * MIB)),
+                ("keyvalues", keyvalues({b"k": os.urandom(MIB)})),
+            ):
                 for number in range(100):
                     reply = small.post(f"/api/node/{root}/kv/{path}{number if path == 'key/row' else ''}", body)
                     if reply.status != 200:
@@ -299,7 +329,9 @@ def test_a_client_that_vanishes_gives_its_snapshot_back(server: Served, long: st
     assert len(server.get(long).body) == 48 * MIB
 
 
-def test_a_client_that_stalls_is_cut_and_its_snapshot_released(server: Served, long: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_client_that_stalls_is_cut_and_its_snapshot_released(
+    server: Served, long: str, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(service, "STALLED_SECONDS", 0.3)
     before = readers(server)
     sock = begin(server, long)
@@ -325,7 +357,9 @@ def test_an_upload_that_vanishes_leaves_only_what_the_sweep_frees(server: Served
     path = f"/api/node/{places['open']}/kv/key/never"
     before = server.counts()
     sock = socket.create_connection((server.host, server.port), timeout=30)
-    sock.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {50 * MIB}\r\n\r\n".encode() + os.urandom(5 * MIB))
+    sock.sendall(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {50 * MIB}\r\n\r\n".encode() + os.urandom(5 * MIB)
+    )
     wait_until(lambda: server.counts()["trash"] > before["trash"], what="the first piece")
     sock.close()
     assert server.get(path).status == 404
@@ -383,7 +417,10 @@ def test_requests_in_flight_are_finished_at_the_end(tmp_path: Path):
         idle.request("GET", "/api/heartbeat")
         assert idle.getresponse().read() == b"OK"
         value = os.urandom(3 * MIB)
-        sock.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(value)}\r\n\r\n".encode() + value[: 2 * MIB])
+        sock.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(value)}\r\n\r\n".encode()
+            + value[: 2 * MIB]
+        )
         wait_until(lambda: server.counts()["trash"], what="the first piece")
         server.stop()
         wait_until(lambda: _refuses(server), what="that nobody new is let in")
@@ -394,8 +431,6 @@ def test_requests_in_flight_are_finished_at_the_end(tmp_path: Path):
         assert answer.startswith(b"HTTP/1.1 200"), answer
         assert idle.sock is None or idle.sock.recv(10) == b""
         with server.engine.read() as txn:
-            from dvidfs.engine import ReadView
-
             node = txn.graph.version(root)
             view = ReadView(txn, node, txn.graph.instance(node, "kv"))
             entry = view.text_entry(b"slow")

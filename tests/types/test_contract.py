@@ -157,7 +157,11 @@ def test_an_instance_lives_through_a_commit(engine: Engine, kind: DataType, vers
     writers = simple_writers(kind)
     for row in writers:
         part = row.parts[0]
-        engine.write(lambda txn, r=row, p=part: r.run(WriteView(txn, node, instance), **{p: "one"}, **r.defaults, body=prepare(b"{}")))
+        engine.write(
+            lambda txn, r=row, p=part: r.run(
+                WriteView(txn, node, instance), **{p: "one"}, **r.defaults, body=prepare(b"{}")
+            )
+        )
     engine.write(lambda txn: repos.commit(txn, txn.graph.version(node.uuid)))
     child = engine.write(lambda txn: repos.new_version(txn, txn.graph.version(node.uuid)))
     with engine.read() as txn:

@@ -45,7 +45,9 @@ def test_a_span_takes_plain_digits_only(text: str):
         keyvalue.byte_span("k", 100, text, "50")
 
 
-@pytest.mark.parametrize(("key", "error"), [("", BadRequest), ("k" * 1025, NameTooLong), ("\udcff" * 1025, NameTooLong)])
+@pytest.mark.parametrize(
+    ("key", "error"), [("", BadRequest), ("k" * 1025, NameTooLong), ("\udcff" * 1025, NameTooLong)]
+)
 def test_keys_of_urls_are_checked(key: str, error: type[Exception]):
     with pytest.raises(error):
         keyvalue.key_bytes(key)
