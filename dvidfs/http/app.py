@@ -182,6 +182,9 @@ class App:
         kind = found.row.body
         if kind is Body.NONE:
             return None
+        if request.headers.get("Expect", "").lower() == "100-continue":  # curl waits for it before long bodies
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         if kind is Body.VALUE:
             return await self._value(request, found)
         data = await self._buffer(request)
