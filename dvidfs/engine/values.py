@@ -25,6 +25,7 @@ MIN_COMPRESS = 128
 WORTH = 0.7
 """Compressed only if no more than this remains: base64 and the like shrink by a quarter, which does not pay for
 inflating them on each read."""
+_ROW, _INLINE, _VALUES = int(Kind.ROW), int(Kind.INLINE), Table.VALUES  # a member of an Enum is slow to look up
 KEEP_NS = 3600 * 10**9
 """How long replaced pieces stay readable."""
 
@@ -207,13 +208,14 @@ def store_value(txn: WriteTxn, instance: int, value: Prepared | Uploaded, key: b
 
 def load(txn: ReadTxn, instance: int, entry: Entry) -> Buffer:
     """A whole value. Prefer :func:`stream` for those in pieces."""
-    if entry.kind == Kind.ROW:
-        data = txn.get(Table.VALUES, VALUE_KEY.pack(instance, entry.ref, 0))
+    kind, codec = entry.kind, entry.codec
+    if kind == _ROW:
+        data = txn.get(_VALUES, VALUE_KEY.pack(instance, entry.ref, 0))
         if data is None:
             raise Corrupt(f"value {entry.ref} is missing in the store: run `dvidfs check`")
-        return data if entry.codec == Codec.RAW else inflate(entry.codec, data, f"value {entry.ref}")
-    if entry.kind == Kind.INLINE:
-        return inflate(entry.codec, entry.inline, "an inline value")
+        return data if not codec else inflate(codec, data, f"value {entry.ref}")
+    if kind == _INLINE:
+        return inflate(codec, entry.inline, "an inline value")
     return b"".join(stream(txn, instance, entry))
 
 

@@ -23,6 +23,7 @@ from dvidfs.engine.store import Buffer, ReadTxn, WriteTxn
 from dvidfs.engine.values import Entry, Prepared, Uploaded
 from dvidfs.errors import Conflict, Locked
 
+_INDEX, _TEXT = Table.INDEX, Family.TEXT  # a member of an Enum is slow to look up
 BATCH = 8192
 HEAD = keys.HEAD.size
 
@@ -109,7 +110,7 @@ class ReadView:
         """
         prefix = self.heads[family] + enc
         lineage = self.lineage
-        cursor: Any = self.txn.cursor(Table.INDEX)
+        cursor: Any = self.txn.cursor(_INDEX)
         alive = cursor.set_range(prefix + lineage.suffix)
         while alive:
             key, raw = cursor.item()
@@ -371,7 +372,7 @@ class ReadView:
     # -- text keys -------------------------------------------------------------------------------------------
 
     def text_entry(self, key: bytes) -> Entry | None:
-        return self.find(Family.TEXT, keys.encode_text(keys.check_key(key)))
+        return self.find(_TEXT, keys.encode_text(keys.check_key(key)))
 
     def text_keys(self, first: bytes | None = None, last: bytes | None = None) -> list[bytes]:
         """Text keys with a value, first <= key <= last, in byte order."""

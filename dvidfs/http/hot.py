@@ -34,6 +34,9 @@ KEPT = 512
 """Plans and header blocks remembered."""
 
 
+MISSING: Any = object()
+
+
 class Client(NamedTuple):
     """What a header block says: whether the lane may answer, whether it sets conditions, what it can unpack."""
 
@@ -124,15 +127,14 @@ class Hot:
         if txn.graph is not self._graph:
             self._plans.clear()
             self._graph = txn.graph
-        if name in self._plans:
-            plan = self._plans[name]
-        else:
+        plan = self._plans.get(name, MISSING)
+        if plan is MISSING:
             plan = self._plan(txn, request, name)
         if plan is None:
             return None
         parts = rest.split(b"/") if rest else []
-        if len(parts) < len(plan.names) or b"" in parts or b"." in parts or b".." in parts:
-            return self._general(txn, request, client) if b"//" not in target and b"/." not in target else None
+        if len(parts) < len(plan.names) or b"" in parts or b"/." in target:
+            return self._general(txn, request, client)
         if plan.row.writes:
             return self._write(txn, request, plan, self._call(request), client)
         return self._run(txn, request, plan, parts, client)
@@ -173,8 +175,10 @@ class Hot:
                 result = row.run(txn, plan.call, **plan.found.parts)
             elif row.cached:
                 view.txn = txn
-                given = {name: part.decode() for name, part in zip(plan.names, parts, strict=False)}
-                result = row.run(view, **given, **row.defaults)
+                given = row.defaults.copy()
+                for name, part in zip(plan.names, parts, strict=False):
+                    given[name] = part.decode()
+                result = row.run(view, **given)
             else:
                 return self._general(txn, request, client)
         except DvidfsError as error:

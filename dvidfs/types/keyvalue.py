@@ -27,6 +27,7 @@ from dvidfs.types.formats import protobuf
 from dvidfs.types.formats.protobuf import KeyRange
 
 RANGES = {"Accept-Ranges": "bytes"}
+PIECES = int(Kind.PIECES)
 BATCH = 1024
 """Keys whose values are read and sent at a time."""
 Batch = list[tuple[bytes, Buffer]]
@@ -70,12 +71,12 @@ def get_key(view: ReadView, key: str, byte_start: str | None = None, byte_end: s
     if byte_start is not None or byte_end is not None:
         start, stop = byte_span(key, entry.size, byte_start, byte_end)
         return Content(view.stream(entry, start, stop), OCTETS, stop - start, headers=RANGES, tag=_tag(entry))
-    body = view.load(entry) if entry.kind != Kind.PIECES else view.stream(entry)
+    body = view.load(entry) if entry.kind != PIECES else view.stream(entry)
     return Content(body, OCTETS, entry.size, partial(view.stream, entry), 200, RANGES, _tag(entry))
 
 
 def _tag(entry: Entry) -> str:
-    return f"{entry.version}-{entry.mtime:x}-{entry.ref:x}"
+    return f"{entry.version}-{entry.mtime}-{entry.ref}"
 
 
 def byte_span(key: str, size: int, byte_start: str | None, byte_end: str | None) -> tuple[int, int]:
