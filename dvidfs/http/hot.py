@@ -56,7 +56,8 @@ class Plan:
         self.row: Endpoint = found.row
         self.view = view
         self.call = call
-        self.names = tuple(n for n in found.row.parts if not n.endswith("?"))
+        # of a datatype's row: a row of the server names its parts in its path, and they are in ``found``
+        self.names = () if view is None else tuple(n for n in found.row.parts if not n.endswith("?"))
         self.caching = replies.NO_CACHE if view is None else replies.caching(view, spec)
         self.heads: dict[str, tuple[Mapping[str, str], str]] = {}
 
