@@ -81,7 +81,17 @@ async def _serve(config: Config, ready: Say, tell: Say, until_unmounted: bool) -
                 gc.freeze()
                 gc.enable()
                 ready(", ".join(said))
+                keeper.start_soon(_warm, engine, types)
             keeper.cancel_scope.cancel()
+
+
+async def _warm(engine: Engine, types: Registry) -> None:
+    """Load what the first requests would wait for, of the datatypes that the store holds."""
+    with engine.read() as txn:
+        used = {instance.type for repo in txn.graph.repos.values() for instance in repo.instances.values()}
+    for kind in types:
+        if kind.warm is not None and kind.name in used:
+            await trio.to_thread.run_sync(kind.warm, abandon_on_cancel=True)
 
 
 async def _stop_on_signal(scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:

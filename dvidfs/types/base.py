@@ -218,7 +218,8 @@ class DataType:
     """A datatype: its name on the wire, what it can be told at creation, its operations and its files.
 
     ``extended(instance, view)`` is the ``Extended`` part of ``info``, ``extents(view)`` the ``Extents`` part where the
-    type has one; ``view`` is at the version asked for, None where there is none. ``accepts_sync(typename)``: which instances it may follow.
+    type has one; ``view`` is at the version asked for, None where there is none. ``accepts_sync(typename)``: which
+    instances it may follow. ``warm()`` loads what the first request would have to wait for (compiled kernels).
     """
 
     name: str
@@ -235,6 +236,7 @@ class DataType:
     info_method: str = "*"
     check: Callable[[Mapping[str, Any]], None] | None = None
     verify: Callable[[ReadView], Iterator[str]] | None = None
+    warm: Callable[[], object] | None = None
 
     @cached_property
     def table(self) -> dict[tuple[str, str], Endpoint]:

@@ -8,8 +8,10 @@ reference note "imageblk".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
+from dvidfs import kernels
 from dvidfs.engine import keys
 from dvidfs.engine.graph import Instance
 from dvidfs.engine.keys import Family
@@ -204,6 +206,7 @@ def image_type(kind: VoxelKind) -> DataType:
         info_method="GET",
         check=settings.check,
         verify=check_blocks,
+        warm=partial(kernels.load, "blocks_numba"),
     )
 
 
