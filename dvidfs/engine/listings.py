@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dvidfs.engine import keys
@@ -32,10 +31,6 @@ class Listing:
         self.memo: dict[str, bytes] = {}
         self._sizes: np.ndarray | None = None
         self._mtimes: np.ndarray | None = None
-
-    @cached_property
-    def rank(self) -> dict[bytes, int]:
-        return {key: i for i, key in enumerate(self.keys)}
 
     def attributes(self, view: ReadView) -> tuple[np.ndarray, np.ndarray]:
         """Sizes and times, one for each key; ``view`` has the stamp that this listing was made with."""

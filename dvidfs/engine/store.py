@@ -43,7 +43,7 @@ from dvidfs.engine.keys import (
     Table,
 )
 from dvidfs.engine.listings import Listings
-from dvidfs.errors import DiskFull, DvidfsError, StoreError
+from dvidfs.errors import DiskFull, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ MAP_SIZE = 1 << 44
 leave room for one store in a process: the address space of x86-64 has 128.)"""
 BATCH_BYTES = 32 << 20
 BATCH_SECONDS = 0.05
+GATHER_SECONDS = 0.0005
 CHANGES_KEPT = 65_536
 """Rows of the ``changes`` table; a process that fell further behind drops all of its caches."""
 GRAPHLOG_KEPT = 4_096
@@ -517,19 +518,10 @@ class Store:
         self._env.sync(True)
 
     def _run_lane(self) -> None:
+        expected = 1
         while (first := self._jobs.get()) is not None:
-            batch, size, stop = [first], first.size, False
-            deadline = time.monotonic() + BATCH_SECONDS
-            while size < BATCH_BYTES and time.monotonic() < deadline:
-                try:
-                    job = self._jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if job is None:
-                    stop = True
-                    break
-                batch.append(job)
-                size += job.size
+            batch, stop = self._gather(first, expected)
+            expected = len(batch)
             self._run_batch(batch)
             for job in batch:
                 try:
@@ -538,6 +530,24 @@ class Store:
                     log.exception("the answer of a write could not be delivered")
             if stop:
                 return
+
+    def _gather(self, first: _Job, expected: int) -> tuple[list[_Job], bool]:
+        """What is queued behind the first; whether the lane shall end.
+
+        Those who were answered together ask again together: so as many as last time are waited for, a moment each.
+        """
+        batch, size = [first], first.size
+        deadline = time.monotonic() + BATCH_SECONDS
+        while size < BATCH_BYTES and time.monotonic() < deadline:
+            try:
+                job = self._jobs.get(timeout=GATHER_SECONDS) if len(batch) < expected else self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                return batch, True
+            batch.append(job)
+            size += job.size
+        return batch, False
 
     def _run_batch(self, batch: list[_Job], *, nested: bool = False) -> None:
         try:
@@ -719,7 +729,3 @@ def _file_system(path: Path) -> str:
             if inside and len(point) >= len(best):
                 best, kind = point, found
     return kind
-
-
-def is_user_error(error: BaseException) -> bool:
-    return isinstance(error, DvidfsError)

@@ -441,7 +441,7 @@ def test_requests_in_flight_are_finished_at_the_end(tmp_path: Path):
 def _refuses(server: Served) -> bool:
     try:
         socket.create_connection((server.host, server.port), timeout=5).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
         return True
     return False
 
