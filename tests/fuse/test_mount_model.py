@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import live
-import mounting
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from mounting import errno_of
-from worlds import Stage, make_world
+from worlds import Stage
 
-from dvidfs.engine import open_engine
 from dvidfs.fuse import names
 
 KEYS = st.sampled_from(
@@ -41,12 +37,8 @@ OFFSETS = st.integers(0, 300)
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    if reason := live.why_no_mounts():
-        pytest.skip(reason)
-    world = make_world(tmp_path_factory.mktemp("model") / "store")
-    with open_engine(world.store, durability="periodic") as engine, mounting.Mounted(world.store) as mount:
-        yield Stage(world, mount, engine)
+def stage(shared: Stage) -> Stage:
+    return shared
 
 
 class Files(RuleBasedStateMachine):
