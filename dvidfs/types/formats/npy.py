@@ -11,6 +11,8 @@ import struct
 
 import numpy as np
 
+from dvidfs.types.formats.frame import Container
+
 _ALIGN = 64
 _GROWTH_DIGITS = 21
 """numpy leaves room for the first axis to grow to 64-bit lengths without moving the data."""
@@ -31,3 +33,7 @@ def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
                 + f"{text:<{length - 1}}\n".encode("ascii")
             )
     raise ValueError(f"no NPY header holds the shape {shape}")
+
+
+NPY = Container("npy", "numpy", lambda frame: npy_header(frame.dtype, frame.shape), writable=True)
+RAW = Container("raw", "plain voxels", lambda frame: b"", writable=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dvidfs.engine import journal, keys, repos
+from dvidfs.engine import journal, repos
 from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
@@ -264,7 +264,7 @@ def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: 
     def records() -> Iterator[Buffer]:
         for at in range(0, len(coords), step):
             part = coords[at : at + step]
-            payloads = view.load_keys(Family.BLOCK, [keys.encode_block(0, *coord) for coord in part])
+            payloads = view.load_keys(Family.BLOCK, [volume.key(coord) for coord in part])
             yield from wire.records((c, p) for c, p in zip(part, payloads, strict=True) if p is not None)
 
     return _joined(records(), len(coords) * volume.block_bytes)

@@ -36,19 +36,28 @@ _KEY = np.dtype([("scale", "u1"), ("zyx", ">u4", 3)])
 
 @dataclass(frozen=True)
 class Volume:
-    """An image instance at a version: ``block`` is the size of a block (x, y, z)."""
+    """An image instance at a version and scale: ``block`` is the size of a block (x, y, z), in voxels of the scale.
+
+    Scale 0 is what was stored; each further one has half the voxels along each axis.
+    """
 
     view: ReadView
     kind: VoxelKind
     block: Point
     form: BlockForm
     background: int
+    scale: int = 0
 
     @classmethod
-    def of(cls, view: ReadView) -> Volume:
+    def of(cls, view: ReadView, scale: int = 0) -> Volume:
         settings = view.instance.settings
         form = blockform.block_form(view.instance.compression)
-        return cls(view, KINDS[view.instance.type], tuple(settings["BlockSize"]), form, settings["Background"])
+        block: Point = tuple(settings["BlockSize"])
+        return cls(view, KINDS[view.instance.type], block, form, settings["Background"], scale)
+
+    def key(self, coord: Point) -> bytes:
+        """The key of a block (x, y, z) of this scale."""
+        return keys.encode_block(self.scale, *coord)
 
     @cached_property
     def block_bytes(self) -> int:
@@ -71,7 +80,7 @@ class Volume:
         """
         (x0, _, _), (x1, _, _) = blocks.offset, blocks.last
         spans = (
-            (keys.encode_block(0, x0, y, z), keys.after(keys.encode_block(0, x1, y, z)))
+            (self.key((x0, y, z)), keys.after(self.key((x1, y, z))))
             for z in range(blocks.offset[2], blocks.stop[2])
             for y in range(blocks.offset[1], blocks.stop[1])
         )
@@ -81,7 +90,7 @@ class Volume:
 
     def payload(self, coord: Point) -> Buffer | None:
         """The payload of one block (x, y, z), or None."""
-        return self.view.get(Family.BLOCK, keys.encode_block(0, *coord))
+        return self.view.get(Family.BLOCK, self.key(coord))
 
     def decode(self, payload: Buffer) -> Bytes:
         """The voxels of a payload, as bytes."""
@@ -154,10 +163,10 @@ def _cut(box: Box, axis: int, depth: int, block: int) -> Iterator[Box]:
         at = stop
 
 
-def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]]) -> None:
-    """Stores payloads under block coordinates (x, y, z)."""
+def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]], scale: int = 0) -> None:
+    """Stores payloads under block coordinates (x, y, z) of a scale."""
     for coord, payload in blocks:
-        view.put(Family.BLOCK, keys.encode_block(0, *coord), Prepared(payload, len(payload)))
+        view.put(Family.BLOCK, keys.encode_block(scale, *coord), Prepared(payload, len(payload)))
 
 
 def as_bytes(voxels: NDArray) -> memoryview:

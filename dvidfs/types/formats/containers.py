@@ -1,0 +1,7 @@
+"""The file formats of whole volumes, by suffix; the mount, cutouts and ``dvidfs export`` all read this table."""
+
+from __future__ import annotations
+
+from dvidfs.types.formats.npy import NPY, RAW
+
+CONTAINERS = {c.suffix: c for c in (NPY, RAW)}
