@@ -21,6 +21,9 @@ Mode = Literal["", "readonly", "fullwrite"]
 DEFAULT_PORT = 8000
 LOOPBACK = "127.0.0.1"
 DURABILITIES = ("durable", "periodic")
+GRID_ENGINES = ("ngprecomputed", "zarr", "zarr2", "zarr3", "n5")
+"""Engines of stores that are volumes elsewhere."""
+MAX_CACHE_MB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,15 @@ def parse_address(text: str) -> Address:
 
 
 @dataclass(frozen=True)
+class GridStore:
+    """A ``[store.NAME]`` that is a volume elsewhere: ``ref`` is a bucket or URL, ``path`` a folder of this machine instead."""
+
+    engine: str
+    ref: str = ""
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """``http`` and ``mount`` are None where nothing is to be served so. Paths are absolute or relative to here."""
 
@@ -76,6 +88,10 @@ class Config:
     request_log: Path | None = None
     json_log: Path | None = None
     mutcaches: Mapping[str, Path] = field(default_factory=dict)
+    grid_stores: Mapping[str, GridStore] = field(default_factory=dict)
+    """Volumes that live elsewhere, by alias."""
+    cache_mb: int = 256
+    """How much of them is kept in memory."""
     file: Path | None = None
     text: str = ""
     warnings: tuple[str, ...] = ()
@@ -93,6 +109,7 @@ SERVER_KEYS = {
     "host": "host",
     "min_mutation_id_start": "min_mutation_id",
     "pidfile": "pid_file",
+    "cachemb": "cache_mb",
 }
 """Keys of ``[server]`` and the fields that they set."""
 
@@ -159,6 +176,7 @@ class _Reader:
             logfile=self._path("logging.logfile", logfile),
             json_log=self._path("mutations.jsonstore", json_log),
             mutcaches=self._mutcaches(),
+            grid_stores=dict(self._grid_stores()),
             **server,
         )
 
@@ -179,6 +197,8 @@ class _Reader:
             return self._choice(where, value, ("", "readonly", "fullwrite"))
         if field_name == "pid_file":
             return self._path(where, value)
+        if field_name == "cache_mb" and not 1 <= self._is(where, value, int) <= MAX_CACHE_MB:
+            raise BadRequest(f"{self.path}: {where} = {value}: give 1 to {MAX_CACHE_MB} megabytes")
         kind = type(getattr(Config, field_name))
         return self._is(where, value, kind)
 
@@ -202,7 +222,8 @@ class _Reader:
     def _store(self) -> tuple[Path, Any]:
         """Where the store of ``[backend.default]`` lies; without that table, the only one there is."""
         stores = self._is("store", self.tables.get("store", {}), Mapping)
-        stores = {name: s for name, s in stores.items() if isinstance(s, Mapping) and s.get("engine") != "filelog"}
+        others = ("filelog", *GRID_ENGINES)
+        stores = {name: s for name, s in stores.items() if isinstance(s, Mapping) and s.get("engine") not in others}
         chosen = self._take("backend", "default", "store")
         self._take("backend", "default", "log")
         if chosen is None and len(stores) == 1:
@@ -221,6 +242,22 @@ class _Reader:
             raise StoreError(f"{self.path}: store.{name}.path is missing: give the folder of the store")
         durability = self._take("store", name, "durability")
         return path, self._choice(f"store.{name}.durability", durability or "durable", DURABILITIES)
+
+    def _grid_stores(self) -> Iterator[tuple[str, GridStore]]:
+        for name, given in (self.tables.get("store") or {}).items():
+            engine = given.get("engine") if isinstance(given, Mapping) else None
+            if engine not in GRID_ENGINES:
+                continue
+            self._take("store", name, "engine")
+            said = {key: self._take("store", name, key) for key in ("ref", "url", "path")}
+            texts = {key: self._is(f"store.{name}.{key}", v, str) for key, v in said.items() if v}
+            if len(texts) != 1:
+                raise BadRequest(
+                    f'{self.path}: store.{name}: give one of ref = "gs://bucket/em", url = "https://host/em" and '
+                    f'path = "folder"'
+                )
+            path = self._path(f"store.{name}.path", texts.get("path"))
+            yield name, GridStore(engine, texts.get("ref") or texts.get("url") or "", path)
 
     def _mutcaches(self) -> dict[str, Path]:
         found = {}

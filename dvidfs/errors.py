@@ -18,6 +18,7 @@
     ├── Unsupported                  understood, but this type or format cannot
     ├── Busy                         throttled or shutting down: ask again later
     ├── Timeout                      something behind us was too slow
+    ├── Unreachable                  a volume that lives elsewhere cannot be reached: ask again later
     ├── Stale                        what was open has been replaced and freed
     ├── DiskFull                     the store's file system is full
     ├── Corrupt                      stored bytes are damaged
@@ -55,6 +56,7 @@ class ErrorKind(StrEnum):
     DISK_FULL = "disk-full"
     CORRUPT = "corrupt"
     STORE = "store"
+    UNREACHABLE = "unreachable"
 
 
 class DvidfsError(Exception):
@@ -106,7 +108,10 @@ class Locked(DvidfsError):
 
 
 class Conflict(DvidfsError):
+    """``key``: the encoded key that versions disagree about, where it is one."""
+
     kind = ErrorKind.CONFLICT
+    key: bytes = b""
 
 
 class Forbidden(DvidfsError):
@@ -127,6 +132,10 @@ class Busy(DvidfsError):
 
 class Timeout(DvidfsError):
     kind = ErrorKind.TIMEOUT
+
+
+class Unreachable(DvidfsError):
+    kind = ErrorKind.UNREACHABLE
 
 
 class Stale(DvidfsError):

@@ -25,6 +25,7 @@ from dvidfs.engine import Engine, Store, open_engine
 from dvidfs.errors import DvidfsError, Unsupported
 from dvidfs.types.base import Registry
 from dvidfs.types.builtin import registry
+from dvidfs.types.proxy import places, reach
 
 READY = "dvidfs: ready"
 NO_PYFUSE3 = (
@@ -48,6 +49,7 @@ def run(config: Config, *, ready: Say, tell: Say, until_unmounted: bool = False)
     """
     for warning in config.warnings:
         tell(warning)
+    know_grid_stores(config)
     if config.mount is not None and importlib.util.find_spec("pyfuse3") is None:
         raise Unsupported(NO_PYFUSE3)
     if config.create and not (config.store / "data.mdb").exists():
@@ -160,6 +162,14 @@ async def _mount(
     await serve_mount(engine, types, config.mount, options, task_status=task_status)
     if ended is not None:
         ended()
+
+
+def know_grid_stores(config: Config) -> None:
+    """Makes known the volumes that live elsewhere, and how much of them is kept in memory."""
+    places.configure_stores(
+        {a: places.configured_place(s.engine, s.ref, s.path) for a, s in config.grid_stores.items()}
+    )
+    reach.configure_cache(config.cache_mb)
 
 
 # -- small things ------------------------------------------------------------------------------------------------

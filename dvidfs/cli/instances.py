@@ -18,7 +18,8 @@ def add(commands: Commands) -> None:
     group = commands.group("instance", "Make, list, rename and delete data instances.",
                            "instance new store medulla:master keyvalue notes")  # fmt: skip
     parser = group.add("new", new, "Make a data instance in an open version.",
-                       "instance new store medulla:master uint8blk grayscale --set BlockSize=64,64,64",
+                       "instance new store medulla:master uint8blk grayscale --set BlockSize=64,64,64\n"
+                       "instance new store medulla:master uint8blk em --set GridStore=zarr://https://host/em.zarr",
                        json=True)  # fmt: skip
     store_argument(parser)
     version_argument(parser)
@@ -51,13 +52,14 @@ def _named(parser: argparse.ArgumentParser) -> None:
 
 def new(args: argparse.Namespace) -> None:
     with opened(args) as engine:
+        configured = configure(args.type, _pairs(args.settings))  # before the lane: it may ask a distant server
         instance = engine.write(
-            lambda txn: create(
+            lambda txn: make(
                 txn,
                 find_version(txn.graph, args.version),
                 args.type,
                 args.name,
-                _pairs(args.settings),
+                configured,
                 versioned=not args.unversioned,
                 tags=args.tags,
             )
@@ -76,23 +78,42 @@ def create(
     tags: str = "",
 ) -> Instance:
     """A new instance with settings as text; one that the type does not know is refused."""
-    from dvidfs.engine import repos
-    from dvidfs.types.common import parse_tags
+    return make(txn, node, typename, name, configure(typename, settings), versioned=versioned, tags=tags)
 
+
+def configure(typename: str, settings: dict[str, str]) -> dict[str, Any]:
+    """The settings of a datatype, from text."""
     kind = registry()[typename]
     known = {s.name.lower() for s in kind.settings}
     for key in settings:
         if key.lower() not in known:
             names = ", ".join(s.name for s in kind.settings) or "none"
             raise BadRequest(f"{typename} has no setting {key}: it has {names}")
-    configured = kind.configure({key.lower(): value for key, value in settings.items()})
+    return kind.configure({key.lower(): value for key, value in settings.items()})
+
+
+def make(
+    txn: WriteTxn,
+    node: Node,
+    typename: str,
+    name: str,
+    configured: dict[str, Any],
+    *,
+    versioned: bool = True,
+    tags: str = "",
+) -> Instance:
+    """A new instance with settings as they are kept."""
+    from dvidfs.engine import repos
+    from dvidfs.types.common import parse_tags
+
+    kind = registry()[typename]
     return repos.create_instance(
         txn,
         node,
         typename,
         name,
         versioned=versioned,
-        compression=kind.compression,
+        compression=kind.implied_compression(configured) or kind.compression,
         tags=parse_tags(tags),
         settings=configured,
     )

@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(args: argparse.Namespace) -> Iterator[Engine]:
-    """The engine of the store that the command names."""
+    """The engine of the store that the command names: its folder, or a TOML file that says where it is."""
     from dvidfs.engine import open_engine
 
-    with open_engine(Path(args.store)) as engine:
+    path = Path(args.store)
+    if path.is_file():
+        from dvidfs.config import read_toml
+        from dvidfs.service import know_grid_stores
+
+        config = read_toml(path)
+        know_grid_stores(config)
+        path = config.store
+    with open_engine(path) as engine:
         yield engine
 
 

@@ -80,7 +80,7 @@ def build() -> Parser:
 
 
 def store_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", help="Folder of the store.")
+    parser.add_argument("store", metavar="STORE", help="Folder of the store, or a TOML file that names it.")
 
 
 def version_argument(parser: argparse.ArgumentParser, name: str = "version", help: str = "") -> None:

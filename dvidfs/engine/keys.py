@@ -38,7 +38,8 @@ version v. ``mark`` is 0 for a value and 1 for a tombstone; a version has at mos
 **Families** keep the kinds of keys of one instance apart and say how they are written:
 ``TEXT`` keys (1 to 1,024 bytes) escape NUL as ``00 ff`` and end in ``00 00``; what would not fit an LMDB key keeps
 its first :data:`PREFIX` escaped bytes, then ``00 01``, the first 16 bytes of its SHA-256, ``01``, and the whole key
-follows the entry. ``BLOCK`` keys are scale u8, z, y, x each u32 of value + 2^31. ``NUMBER`` keys are u64.
+follows the entry. ``BLOCK`` keys are scale u8, z, y, x each u32 of value + 2^31; blocks of scales above 0 are made
+from those below. ``NUMBER`` keys are u64.
 
 **Values** of at most :data:`INLINE` stored bytes follow the entry (kind INLINE); up to :data:`PIECE` bytes they are
 one row of ``values`` (kind ROW); longer ones lie in rows of PIECE bytes each (kind PIECES), written before the entry
@@ -205,6 +206,11 @@ def decode_block(enc: bytes) -> tuple[int, int, int, int]:
     """scale, x, y, z of a block key."""
     scale, z, y, x = BLOCK.unpack(enc)
     return scale, x - BIAS, y - BIAS, z - BIAS
+
+
+def is_derived(key: bytes) -> bool:
+    """Whether a family and encoded key name a block of a scale above 0, which is made from others and never in conflict."""
+    return key[0] == Family.BLOCK and key[1] > 0
 
 
 def version_suffix(version: int) -> bytes:

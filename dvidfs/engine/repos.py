@@ -280,7 +280,10 @@ def merge(txn: WriteTxn, parents: Sequence[Node], *, note: str = "", uuid: str =
 
 
 def _contested(txn: ReadTxn, parents: Sequence[Node]) -> list[tuple[Instance, bytes]]:
-    """Keys (family + encoded) that at least two sides of a merge wrote, at the cost of what they wrote."""
+    """Keys (family + encoded) that at least two sides of a merge wrote, at the cost of what they wrote.
+
+    Not those that are made from others: datatypes make them again.
+    """
     repo = txn.graph.repos[parents[0].repo]
     lineages = [txn.graph.lineage(p) for p in parents]
     sides = [{v for v in repo.nodes if line.sees(v)} for line in lineages]
@@ -295,7 +298,8 @@ def _contested(txn: ReadTxn, parents: Sequence[Node]) -> list[tuple[Instance, by
                 pair = PAIR.pack(instance.id, version)
                 for row, _ in txn.scan(Table.WRITTEN, pair, keys.after(pair)):
                     written.setdefault(bytes(row[8:]), set()).add(version)
-        out.extend((instance, key) for key in sorted(written) if len(written[key]) > 1)
+        shared = (key for key in sorted(written) if len(written[key]) > 1)
+        out.extend((instance, key) for key in shared if not keys.is_derived(key))
     return out
 
 

@@ -26,6 +26,8 @@ from dvidfs.errors import Conflict, Locked
 _INDEX, _TEXT = Table.INDEX, Family.TEXT  # a member of an Enum is slow to look up
 BATCH = 8192
 HEAD = keys.HEAD.size
+_WALKED = 4096
+"""Values up to this size are copied rather than searched one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,11 @@ class ReadView:
         entry = self.find(family, enc)
         return None if entry is None else values.load(self.txn, self.instance.id, entry)
 
+    def own(self, family: Family, enc: bytes) -> Entry | None:
+        """The value's entry of a key that this very version has written, if it has."""
+        raw = self.txn.get(Table.INDEX, self.heads[family] + enc + self.lineage.suffix + VALUE)
+        return None if raw is None else Entry.parse(raw, self.version)
+
     def load(self, entry: Entry) -> Buffer:
         return values.load(self.txn, self.instance.id, entry)
 
@@ -178,10 +185,12 @@ class ReadView:
         if all(values.same_bytes(self.txn, self.instance.id, first, e) for e in live[1:]):
             return first
         where = " and ".join(nodes[e.version].uuid for e in live)
-        raise Conflict(
+        conflict = Conflict(
             f'{describe(prefix, first)} of "{self.instance.name}" was changed in versions {where}, which '
             f"were merged: write or delete it in {self.node.uuid} to settle it"
         )
+        conflict.key = prefix[HEAD:]
+        raise conflict
 
     # -- many keys -------------------------------------------------------------------------------------------
 
@@ -295,7 +304,9 @@ class ReadView:
         heads = [keys.ENTRY.unpack_from(raw) for raw in rows]
         if rows and all(h[0] == Kind.ROW and h[1] == Codec.RAW for h in heads):
             refs = [h[6] for h in heads]
-            found = self._row_after_row(refs) or self._rows(refs)
+            # The walk copies values, the search gives views of the map: large ones are worth a search.
+            walked = self._row_after_row(refs) if heads[0][4] <= _WALKED else []
+            found = walked or self._rows(refs)
             if len(found) == len(rows):  # else the single load below names the row that is missing
                 return found
         return [self.load(Entry.parse(raw, self.version)) for raw in rows]
@@ -440,19 +451,28 @@ class WriteView(ReadView):
 
         ``key``: the whole text key if ``enc`` is the short form of a long one.
         """
-        txn, instance = self.txn, self.instance.id
-        prefix = self.heads[family] + enc
-        at = prefix + self._suffix
-        old = txn.get(Table.INDEX, at + VALUE)
-        replaced = None
-        if old is not None:
-            replaced = Entry.parse(old, self.version)
-            values.release(txn, instance, replaced)
+        txn, prefix = self.txn, self.heads[family] + enc
+        replaced = self.own(family, enc)
+        if replaced is not None:
+            values.release(txn, self.instance.id, replaced)
         else:
-            txn.delete(Table.INDEX, at + TOMB)
-        txn.put(Table.INDEX, at + VALUE, values.store_value(txn, instance, value, key, txn.now))
+            txn.delete(Table.INDEX, prefix + self._suffix + TOMB)
+        self._set(prefix, value, key)
         txn.touch(self.instance, self.version, prefix)
         return replaced
+
+    def fill(self, family: Family, enc: bytes, value: Prepared) -> None:
+        """:meth:`put` of what reads the same as what is there: where this version has an entry, no change is noted."""
+        replaced = self.own(family, enc)
+        if replaced is None:
+            self.put(family, enc, value)
+        else:
+            values.release(self.txn, self.instance.id, replaced)
+            self._set(self.heads[family] + enc, value, b"")
+
+    def _set(self, prefix: bytes, value: Prepared | Uploaded, key: bytes) -> None:
+        row = values.store_value(self.txn, self.instance.id, value, key, self.txn.now)
+        self.txn.put(Table.INDEX, prefix + self._suffix + VALUE, row)
 
     def put_many(self, family: Family, items: Sequence[tuple[bytes, Prepared, bytes]]) -> None:
         """:meth:`put` for many keys at once: (encoded key, value, whole key if long) in encoded order, each once."""

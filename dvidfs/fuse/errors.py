@@ -26,9 +26,19 @@ ERRNO: dict[ErrorKind, int] = {
     ErrorKind.DISK_FULL: errno.ENOSPC,
     ErrorKind.CORRUPT: errno.EIO,
     ErrorKind.STORE: errno.EIO,
+    ErrorKind.UNREACHABLE: errno.EIO,
 }
 
-LOGGED = frozenset({ErrorKind.CONFLICT, ErrorKind.CORRUPT, ErrorKind.DISK_FULL, ErrorKind.STORE, ErrorKind.STALE})
+LOGGED = frozenset(
+    {
+        ErrorKind.CONFLICT,
+        ErrorKind.CORRUPT,
+        ErrorKind.DISK_FULL,
+        ErrorKind.STORE,
+        ErrorKind.STALE,
+        ErrorKind.UNREACHABLE,
+    }
+)
 """Kinds whose text goes to the log: an errno alone would not tell a person what happened."""
 
 PASSED_ON = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})

@@ -119,6 +119,8 @@ class Requests(pyfuse3.Operations):
             if node.entry.write is None:
                 raise refuse(errno.EACCES)
             refuse_committed(view.node, view.instance.versioned)
+            if not node.entry.writable(view):
+                raise refuse(errno.EROFS)
         elif isinstance(node, Text):
             access = node.access(txn)
             if access is not Access.OPEN:

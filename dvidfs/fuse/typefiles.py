@@ -26,7 +26,7 @@ from dvidfs.fuse.nodes import (
     Node,
     Stat,
 )
-from dvidfs.types.base import Directory, File
+from dvidfs.types.base import Directory, File, find_entry, is_shown
 
 
 class TypeDir(Dir):
@@ -55,26 +55,15 @@ class TypeDir(Dir):
         return self.at.ttl(txn)
 
     def find(self, txn: ReadTxn, name: bytes) -> tuple[Node, Stat] | None:
-        view = self.at.view(txn)
-        entry = self.entry.entries.get(os.fsdecode(name))
-        if entry is not None:
-            node = self._child(entry, name, ()) if is_shown(entry, view) else None
-        else:
-            node = self._named(view, name)
-        return None if node is None else (node, node.stat(txn))
-
-    def _named(self, view: ReadView, name: bytes) -> TypeDir | TypeFile | None:
         text = names.decode_str(name)
-        if text is None:
+        found = None if text is None else find_entry(self.entry, self.at.view(txn), self.parts, text)
+        if found is None:
             return None
-        for each in self.entry.each:
-            part = each.parse(text)
-            if part is not None and is_shown(each.entry, view) and each.has(view, *self.parts, part):
-                return self._child(each.entry, name, (part,))
-        return None
+        node = self._child(*found, name)
+        return node, node.stat(txn)
 
-    def _child(self, entry: File | Directory, name: bytes, part: tuple[Any, ...]) -> TypeDir | TypeFile:
-        parts, path = (*self.parts, *part), (*self.path, name)
+    def _child(self, entry: File | Directory, parts: tuple[Any, ...], name: bytes) -> TypeDir | TypeFile:
+        path = (*self.path, name)
         if isinstance(entry, Directory):
             return TypeDir(self.at, entry, parts, path)
         return TypeFile(self.at, entry, parts, path)
@@ -83,20 +72,16 @@ class TypeDir(Dir):
         return TypeRows(self, self.at.view(txn))
 
     def rows(self, view: ReadView) -> Iterator[tuple[bytes, File | Directory, tuple[Any, ...]]]:
-        """(name, entry, part) of all that is listed."""
+        """(name, entry, parts) of all that is listed."""
         for name, entry in self.entry.entries.items():
-            if is_shown(entry, view):
-                yield os.fsencode(name), entry, ()
+            if entry.listed and is_shown(entry, view, self.parts):
+                yield os.fsencode(name), entry, self.parts
         for each in self.entry.each:
-            if each.listed and is_shown(each.entry, view):
+            if each.listed and is_shown(each.entry, view, self.parts):
                 for text in each.names(view, *self.parts):
                     name = names.encode_str(text)
                     if len(name) <= names.MAX_NAME:
-                        yield name, each.entry, (each.parse(text),)
-
-
-def is_shown(entry: File | Directory, view: ReadView) -> bool:
-    return entry.shown is None or entry.shown(view)
+                        yield name, each.entry, (*self.parts, each.parse(text))
 
 
 class TypeRows(Listing):
@@ -110,8 +95,8 @@ class TypeRows(Listing):
         home = self.home
         view = home.at.view(txn)
         place, modified = home.at.context.inodes.place, view.modified()
-        for name, entry, part in self.rows[start:]:
-            node = place(home._child(entry, name, part))
+        for name, entry, parts in self.rows[start:]:
+            node = place(home._child(entry, parts, name))
             if isinstance(node, TypeFile):
                 try:
                     yield name, node, node.stat_in(view, modified)
@@ -143,7 +128,8 @@ class TypeFile(Named):
     def stat_in(self, view: ReadView, modified: int) -> Stat:
         entry = self.entry
         mtime = modified if entry.mtime is None else entry.mtime(view, *self.parts)
-        mode = OPEN_FILE if entry.write is not None and not view.frozen else FILE
+        is_open = entry.write is not None and not view.frozen and entry.writable(view)
+        mode = OPEN_FILE if is_open else FILE
         return Stat(mode, entry.size(view, *self.parts), mtime, FOREVER if view.frozen else SOON)
 
     def read(self, view: ReadView, offset: int, length: int) -> bytes | memoryview:

@@ -152,6 +152,9 @@ def arguments(row: Endpoint, call: Call, first: int) -> dict[str, Any]:
     given = call.parts[first:]
     out: dict[str, Any] = {}
     for i, name in enumerate(row.parts):
+        if name.endswith("*"):
+            out[name[:-1]] = tuple(given[i:])
+            continue
         optional = name.endswith("?")
         if i >= len(given) or not given[i]:
             if optional:

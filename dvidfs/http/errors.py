@@ -24,6 +24,7 @@ STATUS: dict[ErrorKind, int] = {
     ErrorKind.DISK_FULL: 507,
     ErrorKind.CORRUPT: 500,
     ErrorKind.STORE: 503,
+    ErrorKind.UNREACHABLE: 502,
 }
 """The original answers nearly everything with 400, and its clients test for that: 404 only where it does."""
 

@@ -120,10 +120,22 @@ class HotReply:
     body: bytes | memoryview
 
 
-class Responder(Protocol):
-    """Answers a request, says that it is not hot (None), or that a write is under way (a future)."""
+class HotFlow(Protocol):
+    """A long answer, which others than the loop send straight to the socket."""
 
-    def __call__(self, request: HotRequest) -> HotReply | asyncio.Future[HotReply] | None: ...
+    def start(self, fd: int, done: Callable[[int, int, BaseException | None], None]) -> None:
+        """Begin; nobody else writes to the socket until ``done(status, body bytes sent, error)`` is called on the loop."""
+        ...
+
+    def cut(self) -> None:
+        """The connection has gone; ``done`` may be called all the same."""
+        ...
+
+
+class Responder(Protocol):
+    """Answers a request, says that it is not hot (None), that a write is under way (a future), or that others send."""
+
+    def __call__(self, request: HotRequest) -> HotReply | asyncio.Future[HotReply] | HotFlow | None: ...
 
 
 Wants = Callable[[bytes, bytes], bool]
@@ -258,6 +270,12 @@ def _frame(method: bytes, reply: HotReply) -> tuple[bytes, bytes | memoryview]:
     return b"%b%bContent-Length: %d\r\n%b" % (start, reply.head, size, end), body
 
 
+def frame_flow(status: int, head: bytes, size: int | None) -> bytes:
+    """Status line and headers before a body that is sent piece by piece; ``size`` None: in chunks."""
+    length = b"Transfer-Encoding: chunked\r\n" if size is None else b"Content-Length: %d\r\n" % size
+    return b"".join((_status_lines[status], head, length, _date_and_end(int(time()))))
+
+
 def _plain_text(status: int, text: str) -> HotReply:
     return HotReply(status, b"Content-Type: text/plain; charset=utf-8\r\n", f"{text}\n".encode())
 
@@ -269,7 +287,7 @@ _STOPPED = _plain_text(503, "stopped before the write was done; ask again")
 class FastProtocol(RequestHandler):
     """aiohttp's server protocol with the lane before it."""
 
-    __slots__ = ("_busy", "_framing", "_given", "_held", "_lane", "_needed", "_peer", "_pending")
+    __slots__ = ("_busy", "_flow", "_framing", "_given", "_held", "_lane", "_needed", "_peer", "_pending")
 
     def __init__(self, manager: web.Server, lane: Lane, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
@@ -281,10 +299,16 @@ class FastProtocol(RequestHandler):
         self._held = bytearray()  # one request cut in its body, or what came behind a write under way
         self._needed = 0  # length of the held request
         self._pending: asyncio.Future[HotReply] | None = None
+        self._flow: HotFlow | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._peer = transport.get_extra_info("peername")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._flow is not None:
+            self._flow.cut()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         # Pending: aiohttp waits for a request and has none queued. None: its task has not begun, has work, or has ended.
@@ -301,7 +325,7 @@ class FastProtocol(RequestHandler):
             self._serve(data)
 
     def _receive_busy(self, data: bytes) -> None:
-        if self._pending is not None:
+        if self._pending is not None or self._flow is not None:
             self._held += data
             if len(self._held) > MAX_HELD and self.transport is not None:
                 self.transport.pause_reading()
@@ -354,13 +378,18 @@ class FastProtocol(RequestHandler):
                 answer = _INTERNAL
             if answer is None:
                 break
-            count += 1
             if isinstance(answer, HotReply):
                 self._reply(out, request, answer, started)
                 pos = stop
+            elif not isinstance(answer, asyncio.Future):
+                if out or self._unsent():
+                    break  # what was answered before must leave first: aiohttp's side sees to that
+                self._hand_over(answer, request, started, data[stop:])
+                pos = size
             else:
                 self._wait_for(answer, request, started, data[stop:])
                 pos = size
+            count += 1
         if count:
             self._flush(out)
             self._request_count += count
@@ -422,6 +451,34 @@ class FastProtocol(RequestHandler):
         transport.resume_reading()
         self._release()
 
+    def _unsent(self) -> int:
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
+
+    def _hand_over(self, flow: HotFlow, request: HotRequest, started: float, rest: bytes) -> None:
+        """Others send the answer: keep ``rest`` until they are done."""
+        assert self.transport is not None
+        self._busy = True
+        self._flow = flow
+        self._held += rest
+        flow.start(self.transport.get_extra_info("socket").fileno(), partial(self._handed_back, request, started))
+
+    def _handed_back(
+        self, request: HotRequest, started: float, status: int, sent: int, error: BaseException | None
+    ) -> None:
+        """The answer has been sent, or what of it was sent is all there will be: then only a cut tells the client."""
+        self._flow = None
+        if self._lane.on_done is not None:
+            self._lane.on_done(request, status, sent, perf_counter() - started)
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if error is not None:
+            transport.abort()
+            return
+        self._renew()
+        transport.resume_reading()
+        self._release()
+
     def _renew(self) -> None:
         """Start the keep-alive period anew."""
         self._keepalive = True  # older aiohttp: false until it has answered itself, and then nothing closes
@@ -430,7 +487,7 @@ class FastProtocol(RequestHandler):
             self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
 
     def _process_keepalive(self) -> None:
-        if self._pending is not None:  # aiohttp takes the connection for idle
+        if self._pending is not None or self._flow is not None:  # aiohttp takes the connection for idle
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 

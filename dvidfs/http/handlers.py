@@ -137,7 +137,8 @@ class Handlers:
         row = found.row
         given = {"body": body} if row.body.value != "none" else {}
         if found.instance is None:
-            return {**found.parts, **given}
+            values = {**found.parts, **given}
+            return values if row.prepare is None else dict(row.prepare(txn, call, **values))
         values = {**arguments(row, call, 5), **given}
         if row.prepare is None:
             return values

@@ -1,7 +1,7 @@
-"""What the fast lane may answer: inline rows asked in the plainest way. Everything else is left to aiohttp.
+"""What the fast lane may answer: reading rows and short writes, asked in the plainest way. The rest is left to aiohttp.
 
 The same :class:`~dvidfs.http.handlers.Handlers` find and run the rows, so both lanes answer alike; a contract test asks
-every inline row through both. What a method, version, instance and keyword mean is kept (:class:`Plan`) for as long as
+every inline row through both. Rows that are not inline, and not light, are read and sent by worker threads. What a method, version, instance and keyword mean is kept (:class:`Plan`) for as long as
 the graph is the same object.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from resource import RUSAGE_THREAD, getrusage
 from typing import Any, NamedTuple
 
 from dvidfs.engine import values
@@ -19,11 +20,13 @@ from dvidfs.engine.versions import ReadView
 from dvidfs.errors import DvidfsError
 from dvidfs.http import replies
 from dvidfs.http.app import App
-from dvidfs.http.calls import Call, trim
-from dvidfs.http.fastlane import HotReply, HotRequest
+from dvidfs.http.calls import Call, arguments, trim
+from dvidfs.http.fastlane import HotFlow, HotReply, HotRequest, frame_flow
+from dvidfs.http.flows import Answer
 from dvidfs.http.handlers import WORTH_PACKING, Found, Handlers, NotModified, pack
 from dvidfs.http.options import is_loopback
 from dvidfs.http.replies import Reply
+from dvidfs.http.service import Service
 from dvidfs.types.base import Body, Content, Endpoint
 
 LEFT_TO_AIOHTTP = (b"origin", b"authorization", b"cookie")
@@ -35,6 +38,9 @@ KEPT = 512
 
 
 MISSING: Any = object()
+RESTING = 64
+"""So many light reads go to threads after one that met blocks that were not in memory."""
+Hotly = HotReply | asyncio.Future[HotReply] | HotFlow | None
 
 
 class Client(NamedTuple):
@@ -74,12 +80,13 @@ class Hot:
         self._clients: dict[bytes, Client] = {}
         self._plans: dict[tuple[bytes, ...], Plan | None] = {}
         self._graph: Graph | None = None
+        self._resting = 0
 
     def wants(self, method: bytes, target: bytes) -> bool:
         """Whether it is worth waiting for the rest of this request."""
         return method == b"POST" and target.startswith(b"/api/node/")
 
-    def __call__(self, request: HotRequest) -> HotReply | asyncio.Future[HotReply] | None:
+    def __call__(self, request: HotRequest) -> Hotly:
         if self.service.stopping:
             return None
         client = self._clients.get(request.head) or self._judge(request)
@@ -114,9 +121,7 @@ class Hot:
 
     # -- the shortest way ------------------------------------------------------------------------------------
 
-    def _planned(
-        self, txn: ReadTxn, request: HotRequest, client: Client, target: bytes
-    ) -> HotReply | asyncio.Future[HotReply] | None:
+    def _planned(self, txn: ReadTxn, request: HotRequest, client: Client, target: bytes) -> Hotly:
         method = request.method
         pieces = target.split(b"/", 6)
         rest = b""
@@ -138,6 +143,8 @@ class Hot:
             return self._general(txn, request, client)
         if plan.row.writes:
             return self._write(txn, request, plan, self._call(request), client)
+        if not plan.row.inline:
+            return self._run_long(txn, request, plan.found, client, plan)
         return self._run(txn, request, plan, parts, client)
 
     def _plan(self, txn: ReadTxn, request: HotRequest, name: tuple[bytes, ...]) -> Plan | None:
@@ -148,7 +155,7 @@ class Hot:
             found = self.handlers.find(txn, call)
         except DvidfsError:
             return None
-        if self._hot(found, call):
+        if self._hot(found, call) or self._long(found, call):
             view = None
             if found.node is not None and found.instance is not None:
                 view = ReadView(txn, found.node, found.instance)
@@ -167,9 +174,66 @@ class Hot:
             return found.instance is not None and row.body in (Body.VALUE, Body.NONE)
         return row.body is Body.NONE
 
-    def _run(
-        self, txn: ReadTxn, request: HotRequest, plan: Plan, parts: list[bytes], client: Client
-    ) -> HotReply | asyncio.Future[HotReply] | None:
+    @staticmethod
+    def _long(found: Found, call: Call) -> bool:
+        """Whether threads may read and send the answer."""
+        row = found.row
+        return call.method == "GET" and found.instance is not None and not row.writes and row.body is Body.NONE
+
+    def _run_long(self, txn: ReadTxn, request: HotRequest, found: Found, client: Client, plan: Plan | None) -> Hotly:
+        """A row that is not inline: answered at once if it is light, else by threads."""
+        call = self._call(request)
+        light = found.row.light
+        if light is None or call.method != "GET":
+            return self._outflow(request, call, client)
+        if self._resting:
+            self._resting -= 1
+            return self._outflow(request, call, client)
+        assert found.node is not None
+        assert found.instance is not None
+        try:
+            given = arguments(found.row, call, 5)
+        except DvidfsError as error:
+            return self._sent(self.handlers.failure(error, call), client)
+        if plan is not None and plan.view is not None:
+            view = plan.view
+            view.txn = txn
+        else:
+            view = ReadView(txn, found.node, found.instance)
+        if not light(view, **given):
+            return self._outflow(request, call, client)
+        faults = getrusage(RUSAGE_THREAD).ru_majflt
+        try:
+            reply = self.handlers.read(txn, call, found, _headers(request))
+        except (DvidfsError, NotModified) as error:
+            reply = self.handlers.failure(error, call)
+        body: Any = reply.content.body
+        if type(body) is not bytes and not isinstance(body, memoryview):
+            reply.content.body = b"".join(body)
+        if getrusage(RUSAGE_THREAD).ru_majflt != faults:
+            self._resting = RESTING
+        self.service.counters.gets += 1
+        return self._sent(reply, client)
+
+    def _outflow(self, request: HotRequest, call: Call, client: Client) -> HotFlow:
+        """The answer, read and sent by threads."""
+        handlers, headers = self.handlers, _headers(request)
+
+        def make(txn: ReadTxn) -> Answer:
+            return answer(handlers.read(txn, call, handlers.find(txn, call), headers))
+
+        def refuse(error: Exception) -> Answer:
+            return answer(handlers.failure(error, call))
+
+        def answer(reply: Reply) -> Answer:
+            reply = pack(reply, client.accept)
+            body = reply.content.body
+            size = len(body) if isinstance(body, (bytes, memoryview)) else reply.content.size
+            return Answer(reply.status, frame_flow(reply.status, self._lines(reply), size), body, size)
+
+        return Told(self.service, self.service.outflow(make, refuse), str(request))
+
+    def _run(self, txn: ReadTxn, request: HotRequest, plan: Plan, parts: list[bytes], client: Client) -> Hotly:
         row, view = plan.row, plan.view
         try:
             if view is None:
@@ -187,7 +251,7 @@ class Hot:
         content = result if type(result) is Content else replies.to_content(row, result)
         body: Any = content.body
         if type(body) is not bytes:
-            return None
+            return self._outflow(request, self._call(request), client) if self._long(plan.found, plan.call) else None
         if client.accept is not None and len(body) >= WORTH_PACKING:
             return self._general(txn, request, client)
         self.service.counters.gets += 1
@@ -217,7 +281,7 @@ class Hot:
         self.app.identify(call)
         return call
 
-    def _general(self, txn: ReadTxn, request: HotRequest, client: Client) -> HotReply | asyncio.Future[HotReply] | None:
+    def _general(self, txn: ReadTxn, request: HotRequest, client: Client) -> Hotly:
         target = request.target
         if not target.isascii() or b"//" in target or b"/." in target:
             return None
@@ -227,7 +291,7 @@ class Hot:
         try:
             found = self.handlers.find(txn, call)
             if not self._hot(found, call):
-                return None
+                return self._run_long(txn, request, found, client, None) if self._long(found, call) else None
             if found.row.writes:
                 return self._write(txn, request, Plan(found, None, call), call, client)
             reply = self.handlers.read(txn, call, found, _headers(request))
@@ -236,7 +300,7 @@ class Hot:
         except (DvidfsError, NotModified) as error:
             return self._sent(self.handlers.failure(error, call), client)
         if not isinstance(reply.content.body, bytes):
-            return None
+            return self._outflow(request, call, client) if self._long(found, call) else None
         self.service.counters.gets += 1
         return self._sent(reply, client)
 
@@ -267,9 +331,38 @@ class Hot:
 
     def _sent(self, reply: Reply, client: Client) -> HotReply:
         reply = pack(reply, client.accept)
-        lines = "".join(f"{k}: {v}\r\n" for k, v in reply.headers)
         body: Any = reply.content.body
-        return HotReply(reply.status, (lines + self._cors).encode("latin-1", "replace"), body)
+        return HotReply(reply.status, self._lines(reply), body)
+
+    def _lines(self, reply: Reply) -> bytes:
+        lines = "".join(f"{k}: {v}\r\n" for k, v in reply.headers)
+        return (lines + self._cors).encode("latin-1", "replace")
+
+
+class Told:
+    """A flow that is counted, and whose failure is logged."""
+
+    def __init__(self, service: Service, flow: HotFlow, what: str) -> None:
+        self._service = service
+        self._flow = flow
+        self._what = what
+
+    def start(self, fd: int, done: Callable[[int, int, BaseException | None], None]) -> None:
+        counters = self._service.counters
+        counters.active += 1
+        counters.gets += 1
+
+        def ended(status: int, sent: int, error: BaseException | None) -> None:
+            counters.active -= 1
+            counters.bytes_out += sent
+            if error is not None and not isinstance(error, ConnectionError):
+                self._service.log_bug(error, f"{self._what} in mid-answer")
+            done(status, sent, error)
+
+        self._flow.start(fd, ended)
+
+    def cut(self) -> None:
+        self._flow.cut()
 
 
 def _headers(request: HotRequest) -> Any:

@@ -94,31 +94,38 @@ class RepoApi:
     def repo_info(self, txn: ReadTxn, call: Call, uuid: str) -> Content:
         return Content(self._repo_bytes(txn, txn.graph.repo_of(txn.graph.version(uuid))), JSON)
 
-    def create_instance(self, txn: WriteTxn, call: Call, uuid: str, body: Any) -> dict[str, str]:
+    def prepare_instance(self, txn: ReadTxn, call: Call, uuid: str, body: Any) -> dict[str, Any]:
+        """What an instance is made of; may look at a volume that lives elsewhere, so not in the write lane."""
         node = txn.graph.version(uuid)
         given = string_settings(_object(body))
         typename, name = (self._required(given, key) for key in ("typename", "dataname"))
         kind = self.registry[typename]
-        syncs = common.sync_ids(txn, node, kind, [s for s in (string(given, "sync") or "").split(",") if s])
+        sync = [s for s in (string(given, "sync") or "").split(",") if s]
+        common.sync_ids(txn, node, kind, sync)
         checksum = (string(given, "checksum") or "none").lower()
         if checksum not in common.CHECKSUMS:
             raise BadRequest(f"Illegal checksum specified: {checksum}; give none or crc32")
         texts = {k: v for k, v in given.items() if isinstance(v, str)}
         for setting in kind.settings:
-            string(given, setting.name.lower())
-        instance = repos.create_instance(
-            txn,
-            node,
-            typename,
-            name,
-            versioned=parse_bool(given.get("versioned", True)),
-            compression=parse_compression(string(given, "compression") or kind.compression),
-            checksum=checksum,
-            tags=parse_tags(string(given, "tags") or "") or None,
-            syncs=syncs,
-            settings=kind.configure(texts),
-            privileged=call.caller.privileged,
-        )
+            if setting.guarded(string(given, setting.name.lower()) or ""):
+                need_admin(call, f"A place in the setting {setting.name}")
+        options = {
+            "versioned": parse_bool(given.get("versioned", True)),
+            "compression": parse_compression(string(given, "compression") or kind.compression, kind.refused_compressions),
+            "checksum": checksum,
+            "tags": parse_tags(string(given, "tags") or "") or None,
+            "settings": kind.configure(texts),
+            "privileged": call.caller.privileged,
+        }
+        options["compression"] = kind.implied_compression(options["settings"]) or options["compression"]
+        return {"uuid": uuid, "typename": typename, "name": name, "sync": sync, "options": options}
+
+    def create_instance(
+        self, txn: WriteTxn, call: Call, uuid: str, typename: str, name: str, sync: list[str], options: dict[str, Any]
+    ) -> dict[str, str]:
+        node = txn.graph.version(uuid)
+        syncs = common.sync_ids(txn, node, self.registry[typename], sync)
+        instance = repos.create_instance(txn, node, typename, name, syncs=syncs, **options)
         repos.add_log(txn, txn.graph.repos[node.repo], [f"created {instance.name} [{typename}] at {node.uuid}"])
         return {"result": f"Added {instance.name} [{typename}] to node {node.uuid}"}
 
@@ -151,6 +158,7 @@ class RepoApi:
                 self.create_instance,
                 "A new data instance.",
                 body=Body.JSON,
+                prepare=self.prepare_instance,
                 detail='The body is a JSON object of strings: {"typename", "dataname"} and the type\'s settings.',
             ),
         )

@@ -1,7 +1,7 @@
 """One HTTP server's ties to the engine: reads inline or in threads, writes through the lane, counters, throttle.
 
 Runs on the server's own asyncio loop. A write that has been queued is finished whatever becomes of the request; a streamed
-answer is pulled by one worker thread inside one snapshot, two pieces ahead of the socket.
+answer is pulled by worker threads inside one snapshot (:mod:`~dvidfs.http.flows`).
 """
 
 from __future__ import annotations
@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dvidfs.engine import Engine, ReadTxn, WriteTxn
-from dvidfs.engine.store import Buffer
-from dvidfs.errors import Busy, Timeout
+from dvidfs.errors import Busy
+from dvidfs.http.flows import Answer, Flow, Outflow
 from dvidfs.http.options import HttpOptions
 from dvidfs.types.base import Content, Registry
 
 T = TypeVar("T")
 
 WORKERS = 8
-AHEAD = 2
 STALLED_SECONDS = 60.0
 """A client that takes nothing for so long is cut: the snapshot that it holds keeps old pages alive."""
 
@@ -78,7 +76,7 @@ class Service:
                     await asyncio.sleep(0.01)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=True)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -99,16 +97,19 @@ class Service:
     async def stream(self, fn: Callable[[ReadTxn], Content]) -> tuple[Content, Flow | None]:
         """Run a read that may give a long answer: its content, and the pieces if it was not whole at once.
 
-        Whoever gets a flow must cut it, else its thread waits.
+        Whoever gets a flow must cut it, else its snapshot stays.
         """
-        flow = Flow(asyncio.get_running_loop(), self.store, fn)
-        self._pool.submit(flow.run)
+        flow = Flow(self.store, self._pool, fn)
         try:
             content = await flow.head
         except BaseException:
             flow.cut()
             raise
         return content, None if flow.whole else flow
+
+    def outflow(self, make: Callable[[ReadTxn], Answer], refuse: Callable[[Exception], Answer]) -> Outflow:
+        """A read that worker threads send to the socket themselves."""
+        return Outflow(self.store, self._pool, make, refuse, STALLED_SECONDS)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -152,86 +153,3 @@ class Service:
             yield
         finally:
             self._throttled -= 1
-
-
-class Flow:
-    """A streamed read: a worker thread runs it in one snapshot and waits for the socket between pieces."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, store: Any, fn: Callable[[ReadTxn], Content]) -> None:
-        self.loop = loop
-        self.store = store
-        self.fn = fn
-        self.head: asyncio.Future[Content] = loop.create_future()
-        self.whole = False
-        self._queue: asyncio.Queue[Buffer | BaseException | None] = asyncio.Queue()
-        self._room = threading.Semaphore(AHEAD - 2)  # the first two are sent without asking
-        self._cut = False
-
-    def run(self) -> None:
-        try:
-            with self.store.read() as txn:
-                content = self.fn(txn)
-                if isinstance(content.body, (bytes, bytearray, memoryview)):
-                    self._answer(content, whole=True)
-                    return
-                self._pull(content, iter(content.body))
-        except BaseException as e:  # noqa: BLE001 - whoever awaits the answer is told
-            self._fail(e)
-
-    def _pull(self, content: Content, pieces: Iterator[Buffer]) -> None:
-        first = next(pieces, b"")
-        second = next(pieces, None)
-        if second is None:  # short after all: one answer with its length
-            self._answer(replace(content, body=first, size=len(first)), whole=True)
-            return
-        self._answer(content, whole=False)
-        for piece in (first, second):
-            self._send(piece)
-        for piece in pieces:
-            if self._cut:
-                return
-            if not self._room.acquire(timeout=STALLED_SECONDS):
-                raise Timeout(f"the client took nothing for {STALLED_SECONDS:g} s")
-            self._send(piece)
-        self._post(self._queue.put_nowait, None)
-
-    def _send(self, piece: Buffer) -> None:
-        self._post(self._queue.put_nowait, piece)
-
-    def _answer(self, content: Content, *, whole: bool) -> None:
-        self.whole = whole
-        self._post(self._settle, content, None)
-
-    def _fail(self, error: BaseException) -> None:
-        self._post(self._settle, None, error)
-
-    def _settle(self, content: Content | None, error: BaseException | None) -> None:
-        if self.head.done():
-            if error is not None:
-                self._queue.put_nowait(error)
-        elif error is not None:
-            self.head.set_exception(error)
-        else:
-            assert content is not None
-            self.head.set_result(content)
-
-    def _post(self, fn: Callable[..., Any], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(fn, *args)
-
-    async def __aiter__(self) -> AsyncIterator[Buffer]:
-        """The pieces, in order.
-
-        Raises:
-            whatever the read raised in its middle.
-        """
-        while (piece := await self._queue.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-            self._room.release()
-
-    def cut(self) -> None:
-        """No more pieces are wanted: the thread ends, and gives its snapshot back."""
-        self._cut = True
-        self._room.release()

@@ -28,6 +28,17 @@ def _copy(_typing: Any, _target: Any, _source: Any, _size: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), emit
 
 
+@intrinsic
+def load(_typing: Any, _address: Any, like: Any) -> Any:
+    """The item at an address, of the type of the items of the array ``like``."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = context.get_data_type(signature.return_type)
+        return builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=1)
+
+    return like.dtype(types.int64, like), emit
+
+
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _INT, _ZYX = types.int64, types.UniTuple(types.int64, 3)
 
@@ -36,6 +47,19 @@ _INT, _ZYX = types.int64, types.UniTuple(types.int64, 3)
 def address(buffer):  # noqa: ANN001, ANN201 - numba reads the signature above
     """Where the bytes of ``buffer`` lie; they stay valid as long as the caller holds the buffer."""
     return np.int64(buffer.ctypes.data)
+
+
+@njit(types.void(_INT[::1], _INT[::1], _BYTES, _INT), nogil=True, cache=True)
+def literal(addresses, lengths, head, size):  # noqa: ANN001, ANN201
+    """Moves each address from a payload to its voxels where it is ``head`` (a byte more is not looked at) and ``size`` bytes, else to 0."""
+    n = len(head) - 1
+    for i in range(len(addresses)):
+        is_literal = lengths[i] == n + size
+        for k in range(n):
+            if not is_literal:
+                break
+            is_literal = load(addresses[i] + k, head) == head[k]  # type: ignore[call-arg]
+        addresses[i] = addresses[i] + n if is_literal else 0
 
 
 @njit(types.void(_INT, _INT, _ZYX, _INT, _INT, _INT, _INT, _INT), nogil=True, cache=True)

@@ -9,16 +9,17 @@ nothing here runs anything.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import Any
 
+from dvidfs.engine.engine import Engine
 from dvidfs.engine.graph import Instance
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
-from dvidfs.errors import BadRequest
+from dvidfs.errors import BadRequest, NotFound
 
 OCTETS = "application/octet-stream"
 JSON = "application/json"
@@ -99,10 +100,11 @@ class Endpoint:
     """One HTTP request and the operation that it runs.
 
     ``path``: the keyword, then positional parts in braces, which are passed by name as text; further parts of a URL
-    are ignored, missing ones are an error. ``run(view, **parts, **query, body=...)`` returns JSON-able data, a ``Content``, or None for an
+    are ignored, missing ones are an error; a last part ``{path*}`` takes all that is left, as a tuple. ``run(view, **parts, **query, body=...)`` returns JSON-able data, a ``Content``, or None for an
     empty answer. ``prepare(view, ...)`` takes the same and returns what ``run`` gets instead; it runs before the write
     lane, for work that needs no transaction. ``inline``: so short that it runs on the event loop, and in the fast
-    lane. ``lockable`` False: allowed on committed versions though it is a POST. ``cached`` False: the answer
+    lane. ``light(view, **parts, **query)``: whether a request of a row that is not inline is as short as that.
+    ``lockable`` False: allowed on committed versions though it is a POST. ``cached`` False: the answer
     depends on more than this instance, so it gets no ETag. ``args``: parsers of path parts.
     """
 
@@ -116,6 +118,7 @@ class Endpoint:
     type: str = JSON
     prepare: Callable[..., Mapping[str, Any]] | None = None
     inline: bool = False
+    light: Callable[..., bool] | None = None
     lockable: bool = True
     throttled: bool = False
     cached: bool = True
@@ -128,7 +131,7 @@ class Endpoint:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """Names of the positional parts; a trailing ``?`` marks one that may be missing."""
+        """Names of the positional parts; a trailing ``?`` marks one that may be missing, ``*`` one that takes the rest."""
         return tuple(p[1:-1] for p in self.path.split("/")[1:] if p.startswith("{"))
 
     @cached_property
@@ -151,8 +154,10 @@ class File:
     """A file made on request: its exact size, and any window of it. ``parts`` are those of the ``Each`` above it.
 
     ``read(view, *parts, offset, length)`` gives exactly that window (short only at the end of the file).
-    ``write(view, *parts, offset, data)`` changes a window in place; absent where the file is read-only.
-    ``mtime(view, *parts)`` in ns; absent: the instance's last change. ``ready(view, *parts, offset, length)``: the
+    ``write(view, *parts, offset, data)`` changes a window in place; absent where the file is read-only, as it also is in
+    instances that are not ``writable(view)``.
+    ``mtime(view, *parts)`` in ns; absent: the instance's last change. ``shown(view, *parts)``: whether it is there; the
+    parts are those of the patterns above. ``listed`` False: can be named, is not listed. ``ready(view, *parts, offset, length)``: the
     window is in memory, so that ``read`` does not keep anybody waiting; absent: it always is.
     """
 
@@ -160,8 +165,10 @@ class File:
     read: Callable[..., Buffer]
     write: Callable[..., None] | None = None
     mtime: Callable[..., int] | None = None
-    shown: Callable[[ReadView], bool] | None = None
+    shown: Callable[..., bool] | None = None
     ready: Callable[..., bool] | None = None
+    listed: bool = True
+    writable: Callable[[ReadView], bool] = lambda view: True
 
 
 @dataclass(frozen=True)
@@ -193,11 +200,49 @@ class Each:
 
 @dataclass(frozen=True)
 class Directory:
-    """Fixed entries by name, then patterns."""
+    """Fixed entries by name, then patterns. ``shown``, ``listed`` as of a file."""
 
     entries: Mapping[str, File | Directory] = field(default_factory=dict)
     each: tuple[Each, ...] = ()
-    shown: Callable[[ReadView], bool] | None = None
+    shown: Callable[..., bool] | None = None
+    listed: bool = True
+
+
+def is_shown(entry: File | Directory, view: ReadView, parts: tuple[Any, ...]) -> bool:
+    """Whether an entry is there at this version; ``parts`` are those of the patterns above it."""
+    return entry.shown is None or entry.shown(view, *parts)
+
+
+def find_entry(
+    folder: Directory, view: ReadView, parts: tuple[Any, ...], name: str
+) -> tuple[File | Directory, tuple[Any, ...]] | None:
+    """The entry of that name and its parts, or None."""
+    entry = folder.entries.get(name)
+    if entry is not None:
+        return (entry, parts) if is_shown(entry, view, parts) else None
+    for each in folder.each:
+        part = each.parse(name)
+        if part is not None and is_shown(each.entry, view, parts) and each.has(view, *parts, part):
+            return each.entry, (*parts, part)
+    return None
+
+
+def find_file(folder: Directory, view: ReadView, path: Sequence[str]) -> tuple[File, tuple[Any, ...]]:
+    """The file at a path below a folder, and its parts.
+
+    Raises:
+        NotFound: there is none, or it is a folder.
+    """
+    entry: File | Directory = folder
+    parts: tuple[Any, ...] = ()
+    for name in path:
+        found = find_entry(entry, view, parts, name) if isinstance(entry, Directory) else None
+        if found is None:
+            raise NotFound(f"there is no file {'/'.join(path)} here")
+        entry, parts = found
+    if isinstance(entry, Directory):
+        raise NotFound(f"{'/'.join(path) or 'this'} is a folder: name a file in it")
+    return entry, parts
 
 
 # -- datatypes ---------------------------------------------------------------------------------------------------
@@ -205,12 +250,16 @@ class Directory:
 
 @dataclass(frozen=True)
 class Setting:
-    """One option at creation of an instance, a string on the wire whatever it means."""
+    """One option at creation of an instance, a string on the wire whatever it means.
+
+    ``guarded(text)``: a text that only an administrator may give over HTTP.
+    """
 
     name: str
     parse: Callable[[str], Any]
     default: Any
     help: str
+    guarded: Callable[[str], bool] = lambda text: False
 
 
 @dataclass(frozen=True)
@@ -218,8 +267,11 @@ class DataType:
     """A datatype: its name on the wire, what it can be told at creation, its operations and its files.
 
     ``extended(instance, view)`` is the ``Extended`` part of ``info``, ``extents(view)`` the ``Extents`` part where the
-    type has one; ``view`` is at the version asked for, None where there is none. ``accepts_sync(typename)``: which
+    type has one; ``view`` is at the version asked for, None where there is none. ``complete(settings, given)``: settings with
+    what must be looked up elsewhere, perhaps over a network. ``implied_compression(settings)``: the one that these settings
+    leave no choice of. ``refused_compressions``: those that would damage its values. ``accepts_sync(typename)``: which
     instances it may follow. ``warm()`` loads what the first request would have to wait for (compiled kernels).
+    ``jobs``: the steps of its background jobs, by kind (:mod:`dvidfs.engine.jobs`).
     """
 
     name: str
@@ -235,8 +287,12 @@ class DataType:
     accepts_sync: Callable[[str], bool] | None = None
     info_method: str = "*"
     check: Callable[[Mapping[str, Any]], None] | None = None
+    complete: Callable[[dict[str, Any], Mapping[str, str]], dict[str, Any]] | None = None
+    refused_compressions: frozenset[str] = frozenset()
+    implied_compression: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
     verify: Callable[[ReadView], Iterator[str]] | None = None
     warm: Callable[[], object] | None = None
+    jobs: Mapping[str, Callable[[Engine, dict[str, Any]], dict[str, Any] | None]] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> dict[tuple[str, str], Endpoint]:
@@ -248,14 +304,17 @@ class DataType:
         return frozenset(e.keyword for e in self.endpoints)
 
     def configure(self, given: Mapping[str, str]) -> dict[str, Any]:
-        """The type's settings from what a client gave (keys in lower case); unknown ones are left alone."""
+        """The type's settings from what a client gave (keys in lower case); unknown ones are left alone.
+
+        May have to ask a distant server: never call it in the write lane.
+        """
         out = {}
         for setting in self.settings:
             text = given.get(setting.name.lower())
             out[setting.name] = setting.default if text is None else setting.parse(text)
         if self.check is not None:
             self.check(out)
-        return out
+        return out if self.complete is None else self.complete(out, given)
 
 
 class Registry:

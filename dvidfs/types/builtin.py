@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dvidfs.engine import jobs
 from dvidfs.types.base import DataType, Registry
 from dvidfs.types.common import common_endpoints
-from dvidfs.types.imageblk import UINT8BLK
+from dvidfs.types.imageblk import IMAGE_TYPES
 from dvidfs.types.keyvalue import KEYVALUE
 
-BUILTIN_TYPES = (KEYVALUE, UINT8BLK)
+BUILTIN_TYPES = (KEYVALUE, *IMAGE_TYPES)
 
 
 def complete(kind: DataType) -> DataType:
@@ -18,4 +19,7 @@ def complete(kind: DataType) -> DataType:
 
 
 def registry() -> Registry:
+    """All datatypes; from now on this process can run their jobs."""
+    for kind in BUILTIN_TYPES:
+        jobs.KINDS.update(kind.jobs)
     return Registry(complete(kind) for kind in BUILTIN_TYPES)

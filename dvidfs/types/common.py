@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,12 +53,15 @@ def log_lines(txn: ReadTxn, scope: Node | Repo) -> list[str]:
 # -- creation ----------------------------------------------------------------------------------------------------
 
 
-def parse_compression(text: str) -> str:
+def parse_compression(text: str, refused: Collection[str] = ()) -> str:
+    """How an instance compresses, from its setting; ``refused``: what its datatype cannot be kept in."""
     name, colon, level = text.lower().partition(":")
     if name not in COMPRESSIONS or (colon and (name != "gzip" or level not in "123456789" or not level)):
         raise BadRequest(
             f"Illegal compression specified: {text}; give none, snappy, lz4, gzip, gzip:1 to gzip:9 or jpeg"
         )
+    if name in refused:
+        raise BadRequest(f"Illegal compression specified: {text}: it would damage values of this datatype")
     return f"gzip:{level}" if colon else name
 
 

@@ -47,12 +47,14 @@ class BlockForm:
     """One way to store blocks; ``title`` is what the original's error texts call it.
 
     ``encode`` takes a C-contiguous block (z, y, x); ``decode`` gives its bytes, perhaps a view of the payload.
+    ``literal_head(size)``: a payload that begins with it and has ``size`` more bytes holds the voxels as they are.
     """
 
     name: str
     title: str
     encode: Callable[[NDArray], bytes]
     decode: Callable[[Buffer, int], Bytes]
+    literal_head: Callable[[int], bytes] | None = None
 
 
 def block_form(compression: str) -> BlockForm:
@@ -154,10 +156,10 @@ def _decode_jpeg(payload: Buffer, _size: int) -> Bytes:
 FORMS = {
     form.name: form
     for form in (
-        BlockForm("none", "No compression", _encode_none, _decode_none),
-        BlockForm("lz4", "LZ4 compression", _encode_lz4, _decode_lz4),
+        BlockForm("none", "No compression", _encode_none, _decode_none, lambda size: b""),
+        BlockForm("lz4", "LZ4 compression", _encode_lz4, _decode_lz4, lz4_literal_head),
         BlockForm("gzip", "gzip compression", _encode_gzip, _decode_gzip),
-        BlockForm("snappy", "Go Snappy compression", _encode_snappy, _decode_snappy),
+        BlockForm("snappy", "Go Snappy compression", _encode_snappy, _decode_snappy, _snappy_head),
         BlockForm("jpeg", "jpeg compression", _encode_jpeg, _decode_jpeg),
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dvidfs.types.formats.nifti import NIFTI
 from dvidfs.types.formats.npy import NPY, RAW
 
-CONTAINERS = {c.suffix: c for c in (NPY, RAW)}
+CONTAINERS = {c.suffix: c for c in (NPY, RAW, NIFTI)}

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from dvidfs import kernels
 from dvidfs.engine import keys
 from dvidfs.engine.graph import Instance
@@ -18,9 +20,11 @@ from dvidfs.engine.keys import Family
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import Conflict, DvidfsError
 from dvidfs.types.base import OCTETS, Body, DataType, Endpoint, Param, flag
-from dvidfs.types.imageblk import extents, files, requests, settings
+from dvidfs.types.imageblk import extents, files, light, proxies, pyramid, requests, settings
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
+from dvidfs.types.imageblk.scales import JOB
 from dvidfs.types.imageblk.volume import Volume
+from dvidfs.types.volumes.tree import file_endpoints
 
 THROTTLE = Param("throttle", flag, False, "true: refuse (503) if too many such calls run")
 MASK = (
@@ -40,6 +44,7 @@ ENDPOINTS = (
         query=(*MASK, THROTTLE),
         type=OCTETS,
         throttled=True,
+        light=light.raw,
         detail=DIMS
         + "format of a slice: png, jpg, jpg:<quality>, tif, bmp; of a volume: none, or jpg for one tall picture.",
         example="raw/0_1_2/64_64_64/0_0_0",
@@ -124,6 +129,7 @@ ENDPOINTS = (
             Param("prefetch", default="", help="on: answer nothing"),
         ),
         type=OCTETS,
+        light=light.specificblocks,
         example="specificblocks?blocks=0,0,0,1,0,0",
     ),
     Endpoint(
@@ -183,12 +189,18 @@ def check_blocks(view: ReadView) -> Iterator[str]:
     def skip(_conflict: Conflict) -> None:
         return None
 
-    for found in view.scan(Family.BLOCK, on_conflict=skip):
+    for found in view.scan(Family.BLOCK, stop=bytes([1]), on_conflict=skip):
         _, x, y, z = keys.decode_block(found.enc)
         try:
             volume.decode(view.load(found.entry))
         except DvidfsError as error:
             yield f"block {x}_{y}_{z}: {error}"
+    yield from pyramid.check(view)
+
+
+def _warm() -> None:
+    for name in ("blocks_numba", "oblique_numba"):
+        kernels.load(name)
 
 
 def image_type(kind: VoxelKind) -> DataType:
@@ -198,16 +210,21 @@ def image_type(kind: VoxelKind) -> DataType:
         url=kind.url,
         version="0.2",
         summary=kind.summary,
-        endpoints=ENDPOINTS,
+        endpoints=(*ENDPOINTS, *pyramid.ENDPOINTS, *file_endpoints(files.TREE)),
         tree=files.TREE,
         settings=settings.SETTINGS,
         extended=_extended,
         extents=_extents,
         info_method="GET",
         check=settings.check,
+        complete=partial(proxies.completed, kind),
+        refused_compressions=frozenset() if kind.dtype == np.uint8 and not kind.channels else frozenset({"jpeg"}),
+        implied_compression=proxies.compression,
         verify=check_blocks,
-        warm=partial(kernels.load, "blocks_numba"),
+        warm=_warm,
+        jobs={JOB: pyramid.step},
     )
 
 
-UINT8BLK = image_type(KINDS["uint8blk"])
+IMAGE_TYPES = tuple(map(image_type, KINDS.values()))
+"""The datatypes of all voxel types."""

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dvidfs.errors import BadRequest, Unsupported
+from dvidfs.errors import BadRequest
+from dvidfs.kernels import oblique as kernel
+from dvidfs.kernels.oblique import Patch
 from dvidfs.types.base import Content
 from dvidfs.types.formats.png import png_strips
 from dvidfs.types.formats.rasters import PictureFormat, as_picture, encode_picture
-from dvidfs.types.geometry import COORD_MAX, COORD_MIN, Box, Plane, span
+from dvidfs.types.geometry import COORD_MAX, COORD_MIN, Box, Plane
 from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume
 
 WHOLE_PIXELS = 1 << 28
-_TILE = 32
-"""Oblique slices are sampled in squares of so many pixels: the box around one is small."""
-_TILE_BYTES = 16 << 20
+_TILE = 256
+"""Oblique slices are sampled in squares of at most so many pixels,"""
+_TILE_BYTES = 32 << 20
+"""and of so many that the blocks which they touch are no larger together."""
 
 
 def slice_rows(volume: Volume, plane: Plane, box: Box, first: int, stop: int) -> NDArray:
@@ -133,46 +136,38 @@ def oblique(corners: tuple[NDArray, NDArray, NDArray], spacing: float, voxel: li
 
 
 def sample(volume: Volume, area: Oblique) -> NDArray:
-    """The picture of an oblique slice: trilinear between the eight voxels around each point, rounded; gaps are background."""
-    if volume.kind.dtype != np.uint8:
-        raise Unsupported(f"oblique slices are cut of volumes of bytes only, not of {volume.kind.name}")
+    """The picture of an oblique slice, (y, x) or (y, x, channels): trilinear between the eight voxels around each point.
+
+    Whole numbers are rounded; blocks that are not stored are background.
+    """
     corners = [area.corner + area.right * x + area.down * y for x in (0, area.width) for y in (0, area.height)]
     if np.abs(corners).max() > COORD_MAX - 1:
         raise BadRequest(f"the slice leaves the space of coordinates, {COORD_MIN} to {COORD_MAX}")
-    out = np.empty((area.height, area.width, *volume.kind.channels), np.uint8)
+    kind = volume.kind
+    out = np.empty((area.height, area.width, *kind.channels), kind.dtype)
+    fill = np.frombuffer(bytes([volume.background]) * kind.dtype.itemsize, kind.dtype)
     for y in range(0, area.height, _TILE):
         for x in range(0, area.width, _TILE):
-            _sample_tile(volume, area, out, slice(y, min(y + _TILE, area.height)), slice(x, min(x + _TILE, area.width)))
+            rows, columns = range(y, min(y + _TILE, area.height)), range(x, min(x + _TILE, area.width))
+            _sample_tile(volume, Patch(area.corner, area.right, area.down, rows, columns), out, fill)
     return out
 
 
-def _sample_tile(volume: Volume, area: Oblique, out: NDArray, rows: slice, columns: slice) -> None:
-    """Fills a part of the picture from the box around its points; far-flung points are taken in smaller parts."""
-    y, x = np.arange(rows.start, rows.stop)[:, None, None], np.arange(columns.start, columns.stop)[None, :, None]
-    points = area.corner + y * area.down + x * area.right
-    low, high = np.floor(points).astype(np.int64), np.ceil(points).astype(np.int64)
-    first, last = low.min((0, 1)).tolist(), high.max((0, 1)).tolist()
-    box = span((first[0], first[1], first[2]), (last[0] + 1, last[1] + 1, last[2] + 1))
-    if box.volume * volume.kind.bytes > _TILE_BYTES and points.shape[:2] != (1, 1):
-        for part_y in _halves(rows):
-            for part_x in _halves(columns):
-                _sample_tile(volume, area, out, part_y, part_x)
+def _sample_tile(volume: Volume, patch: Patch, out: NDArray, fill: NDArray) -> None:
+    """Fills a part of the picture from the blocks that it touches; where these are too many, in smaller parts."""
+    blocks = kernel.touched(patch, volume.block)
+    is_point = len(patch.rows) == len(patch.columns) == 1
+    if blocks is None or (len(blocks.numbers) * volume.block_bytes > _TILE_BYTES and not is_point):
+        for rows in _halves(patch.rows):
+            for columns in _halves(patch.columns):
+                _sample_tile(volume, replace(patch, rows=rows, columns=columns), out, fill)
         return
-    voxels = volume.kind.split(volume.read(box, volume.background))
-    out[rows, columns] = _trilinear(voxels, points - low, low - first, high - first)
+    part = np.empty((len(patch.rows), len(patch.columns), *(volume.kind.channels or (1,))), out.dtype)
+    kernel.sample(part, patch, blocks, volume.payloads(blocks.coords()), volume.stored_form, fill)
+    rows, columns = patch.rows, patch.columns
+    out[rows.start : rows.stop, columns.start : columns.stop] = part.reshape(*part.shape[:2], *volume.kind.channels)
 
 
-def _halves(part: slice) -> list[slice]:
+def _halves(part: range) -> list[range]:
     middle = (part.start + part.stop) // 2
-    return [s for s in (slice(part.start, middle), slice(middle, part.stop)) if s.start < s.stop]
-
-
-def _trilinear(voxels: NDArray, part: NDArray, low: NDArray, high: NDArray) -> NDArray:
-    """Values between voxels (z, y, x): ``part`` is how far each point lies from ``low`` to ``high``, along (x, y, z)."""
-    total = np.zeros((*part.shape[:2], *voxels.shape[3:]))
-    for corner in np.ndindex(2, 2, 2):
-        is_high = np.array(corner, bool)
-        x, y, z = np.moveaxis(np.where(is_high, high, low), -1, 0)
-        weight = np.where(is_high, part, 1 - part).prod(-1)
-        total += weight.reshape(*weight.shape, *[1] * (voxels.ndim - 3)) * voxels[z, y, x]
-    return np.floor(total + 0.5)
+    return [r for r in (range(part.start, middle), range(middle, part.stop)) if r]

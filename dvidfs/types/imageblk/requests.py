@@ -14,10 +14,9 @@ import numpy as np
 import orjson
 
 from dvidfs.engine import journal, repos
-from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
-from dvidfs.errors import BadRequest
+from dvidfs.errors import BadRequest, Locked
 from dvidfs.kernels import blocks as kernel
 from dvidfs.types.base import OCTETS, Content
 from dvidfs.types.formats.blockstream import write_records
@@ -38,7 +37,7 @@ from dvidfs.types.geometry import (
     parse_size,
 )
 from dvidfs.types.imageblk import extents, pictures, settings
-from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume, as_bytes, put_blocks
+from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume, as_bytes, check_writable, is_proxied, put_blocks
 from dvidfs.types.pieces import Spool, batched
 
 MAX_ROWS = 1 << 22
@@ -128,6 +127,8 @@ def prepare_raw(
 ) -> Mapping[str, Any]:
     """Takes a volume apart into blocks and encodes them."""
     volume, plane = Volume.of(view), parse_plane(dims)
+    if is_proxied(view.instance.settings):
+        raise Locked(f'Data "{view.instance.name}" does not support /raw endpoint since it is proxying data')
     if not plane.is_volume:
         raise BadRequest("DVID does not permit 2d mutations, only 3d block-aligned stores")
     _check_mask(view, roi, attenuation)
@@ -203,6 +204,7 @@ def get_blocks(view: ReadView, coord: str, span: str) -> Content:
 def prepare_blocks(view: ReadView, coord: str, span: str, body: Buffer, mutate: bool) -> Mapping[str, Any]:
     """Encodes the blocks of a row; a longer body is cut, as in the original."""
     volume = Volume.of(view)
+    check_writable(view)
     row = _row(volume, coord, span)
     n = row.size[0]
     if len(body) < n * volume.block_bytes:
@@ -264,7 +266,7 @@ def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: 
     def records() -> Iterator[Buffer]:
         for at in range(0, len(coords), step):
             part = coords[at : at + step]
-            payloads = view.load_keys(Family.BLOCK, [volume.key(coord) for coord in part])
+            payloads = volume.payloads(part)
             yield from wire.records((c, p) for c, p in zip(part, payloads, strict=True) if p is not None)
 
     return _joined(records(), len(coords) * volume.block_bytes)

@@ -25,6 +25,7 @@ from dvidfs.types.geometry import (
     span,
 )
 from dvidfs.types.imageblk.kinds import VoxelKind
+from dvidfs.types.proxy.places import names_a_place, resolve
 
 MAX_BLOCK_VOXELS = 1 << 24
 """Voxels of a block (256 x 256 x 256); the default has 32,768."""
@@ -63,7 +64,7 @@ def _corner(name: str) -> Callable[[str], list[int]]:
 
 def _grid_store(text: str) -> str:
     if text:
-        raise BadRequest(f'bad store ({text}) designated for GridStore: could not find store with alias "{text}"')
+        resolve(text)
     return text
 
 
@@ -74,7 +75,13 @@ SETTINGS = (
     Setting("MinPoint", _corner("MinPoint"), None, "first voxel of the volume, until something is written"),
     Setting("MaxPoint", _corner("MaxPoint"), None, "last voxel of the volume, until something is written"),
     Setting("Background", lambda text: parse_int(text, "Background", 0, 255), 0, "byte of blocks that are not stored"),
-    Setting("GridStore", _grid_store, "", "alias of a configured store that holds the voxels"),
+    Setting(
+        "GridStore",
+        _grid_store,
+        "",
+        "where the voxels live: alias of a configured store, or zarr://https://host/em.zarr",
+        names_a_place,
+    ),
     Setting("ScaleLevel", lambda text: parse_int(text, "ScaleLevel", 0, COORD_MAX), 0, "scale within the GridStore"),
 )
 

@@ -8,9 +8,10 @@ Invariant: a read sees one snapshot, and raises Conflict where parents of a merg
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +21,21 @@ from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.values import Prepared
 from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.errors import Conflict, Locked
 from dvidfs.kernels import blocks as kernel
 from dvidfs.types import workers
 from dvidfs.types.formats import blockform
 from dvidfs.types.formats.blockform import BlockForm, Bytes
 from dvidfs.types.geometry import Box, Point, covering_blocks
+from dvidfs.types.imageblk import scales
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
 
 PIECE_BYTES = 32 << 20
 """No piece of an answer is larger."""
 LIGHT_BYTES = 8 << 20
 """Layers of blocks are joined to pieces of about this size: large enough to share out, small enough to overlap."""
+REMOTE = "Remote"
+"""The private setting of an instance whose voxels live elsewhere: what is known of that place."""
 _KEY = np.dtype([("scale", "u1"), ("zyx", ">u4", 3)])
 
 
@@ -50,10 +55,19 @@ class Volume:
 
     @classmethod
     def of(cls, view: ReadView, scale: int = 0) -> Volume:
+        """Raises BadRequest if this version does not have the scale."""
         settings = view.instance.settings
+        if scale:
+            from dvidfs.types.imageblk.coarse import Coarse
+
+            return Coarse.of(view, scale)
+        if cls is Volume and is_proxied(settings):
+            from dvidfs.types.imageblk.proxies import ProxyVolume
+
+            return ProxyVolume.of(view)
         form = blockform.block_form(view.instance.compression)
         block: Point = tuple(settings["BlockSize"])
-        return cls(view, KINDS[view.instance.type], block, form, settings["Background"], scale)
+        return cls(view, KINDS[view.instance.type], block, form, settings["Background"])
 
     def key(self, coord: Point) -> bytes:
         """The key of a block (x, y, z) of this scale."""
@@ -78,23 +92,65 @@ class Volume:
 
         Payloads may be views that die with the snapshot.
         """
+        found = self.load_spans(blocks)
+        return coords_of([key for key, _ in found]), [payload for _, payload in found]
+
+    def load_spans(self, blocks: Box) -> list[tuple[bytes, Buffer]]:
+        """Keys and payloads of the stored blocks within a box of blocks, z slowest."""
+        return self.view.load_spans(Family.BLOCK, self.spans(blocks))
+
+    def spans(self, blocks: Box) -> Iterator[tuple[bytes, bytes]]:
+        """Ranges of keys that hold a box of blocks: one for each row along x."""
         (x0, _, _), (x1, _, _) = blocks.offset, blocks.last
-        spans = (
-            (self.key((x0, y, z)), keys.after(self.key((x1, y, z))))
-            for z in range(blocks.offset[2], blocks.stop[2])
-            for y in range(blocks.offset[1], blocks.stop[1])
-        )
-        found = self.view.load_spans(Family.BLOCK, spans)
-        table = np.frombuffer(b"".join([key for key, _ in found]), _KEY)
-        return table["zyx"].astype(np.int64) - keys.BIAS, [payload for _, payload in found]
+        for z in range(blocks.offset[2], blocks.stop[2]):
+            for y in range(blocks.offset[1], blocks.stop[1]):
+                yield self.key((x0, y, z)), keys.after(self.key((x1, y, z)))
 
     def payload(self, coord: Point) -> Buffer | None:
         """The payload of one block (x, y, z), or None."""
         return self.view.get(Family.BLOCK, self.key(coord))
 
+    def payloads(self, coords: Sequence[Point]) -> list[Buffer | None]:
+        """The payloads of blocks (x, y, z), None for one that is not stored."""
+        return self.view.load_keys(Family.BLOCK, [self.key(coord) for coord in coords])
+
+    def has(self, blocks: Box) -> bool:
+        """Whether any of these blocks is stored."""
+        (x0, _, _), (x1, _, _) = blocks.offset, blocks.last
+        for z in range(blocks.offset[2], blocks.stop[2]):
+            for y in range(blocks.offset[1], blocks.stop[1]):
+                try:
+                    start, stop = self.key((x0, y, z)), keys.after(self.key((x1, y, z)))
+                    if next(self.view.scan(Family.BLOCK, start, stop, _refuse), None) is not None:
+                        return True
+                except Conflict:
+                    return True  # it is there, and reading it says what is the matter
+        return False
+
+    def coords(self) -> Iterator[Point]:
+        """Coordinates (x, y, z) of the stored blocks, z slowest."""
+        scale = bytes([self.scale])
+        for key in self.view.names(Family.BLOCK, scale, keys.after(scale)):
+            _, x, y, z = keys.decode_block(key)
+            yield x, y, z
+
+    def mtime(self, coord: Point) -> int:
+        """When a block was stored, in ns; the volume's last change where parents of a merge disagree."""
+        try:
+            entry = self.view.find(Family.BLOCK, self.key(coord))
+        except Conflict:
+            entry = None
+        return entry.mtime if entry is not None else self.view.modified()
+
     def decode(self, payload: Buffer) -> Bytes:
         """The voxels of a payload, as bytes."""
         return blockform.decode(self.form, payload, self.block_bytes)
+
+    @cached_property
+    def stored_form(self) -> kernel.Form:
+        """Where the voxels of payloads are found."""
+        head = self.form.literal_head
+        return kernel.Form(self.block_bytes, None if head is None else head(self.block_bytes), self.decode)
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -107,8 +163,7 @@ class Volume:
         out = np.empty(box.shape, self.kind.item)
         if len(payloads) < covering_blocks(box, self.block).volume:
             out.view(np.uint8)[...] = fill
-        decoded = [self.decode(payload) for payload in payloads]
-        kernel.gather(out, box.origin, coords * self.block_shape, decoded, self.block_shape)
+        kernel.gather_stored(out, box.origin, coords * self.block_shape, payloads, self.block_shape, self.stored_form)
         return out
 
     def stream(self, box: Box) -> Iterator[memoryview]:
@@ -163,10 +218,38 @@ def _cut(box: Box, axis: int, depth: int, block: int) -> Iterator[Box]:
         at = stop
 
 
-def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]], scale: int = 0) -> None:
-    """Stores payloads under block coordinates (x, y, z) of a scale."""
+def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]]) -> None:
+    """Stores payloads under block coordinates (x, y, z) of scale 0, and sees to it that further scales follow.
+
+    Whatever writes voxels does it through here.
+    """
+    check_writable(view)
+    written = []
     for coord, payload in blocks:
-        view.put(Family.BLOCK, keys.encode_block(scale, *coord), Prepared(payload, len(payload)))
+        view.put(Family.BLOCK, keys.encode_block(0, *coord), Prepared(payload, len(payload)))
+        written.append(coord)
+    scales.mark(view, written)
+
+
+def coords_of(encoded: Sequence[bytes]) -> NDArray[np.int64]:
+    """Block coordinates (n, 3), (z, y, x), of keys."""
+    table = np.frombuffer(b"".join(encoded), _KEY)
+    return table["zyx"].astype(np.int64) - keys.BIAS
+
+
+def _refuse(conflict: Conflict) -> None:
+    raise conflict
+
+
+def is_proxied(settings: Mapping[str, Any]) -> bool:
+    """Whether the voxels of an instance with these settings live elsewhere."""
+    return settings.get(REMOTE) is not None
+
+
+def check_writable(view: ReadView) -> None:
+    """Raises Locked, in the words of the original, if the voxels of the instance live elsewhere."""
+    if is_proxied(view.instance.settings):
+        raise Locked(f'Data "{view.instance.name}" uses an immutable GridStore so cannot received POSTs')
 
 
 def as_bytes(voxels: NDArray) -> memoryview:

@@ -17,14 +17,8 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dvidfs.engine.store import Buffer, Store
-from dvidfs.engine.versions import ReadView, WriteView
-from dvidfs.kernels import blocks as kernel
-from dvidfs.types.geometry import Box, Point, covering_blocks, span
-from dvidfs.types.imageblk.volume import Volume, as_bytes, put_blocks
+from dvidfs.engine.store import Store
+from dvidfs.types.geometry import Box, Point, span
 
 BRICK_BYTES = 16 << 20
 CACHE_BYTES = 256 << 20
@@ -172,98 +166,3 @@ def cache_of(store: Store) -> Cache:
     if found is None:
         found = _caches.setdefault(store, Cache())
     return found
-
-
-# ---------------------------------------------------------------- reading and writing ranges
-
-
-def read_range(view: ReadView, bricks: Bricks, start: int, stop: int) -> Buffer:
-    """Bytes [start, stop) of the voxels in C order."""
-    volume = Volume.of(view)
-    if bricks.layer_bytes > CACHE_BYTES:
-        return b"".join(_direct(volume, bricks, start, stop))
-    cache, stamp, parts = cache_of(view.txn.store), view.stamp(), []
-    for run in bricks.runs(start, stop):
-        whole = cache.get((stamp, run.number), lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
-        parts.append(whole[run.offset : run.offset + run.count])
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def is_ready(view: ReadView, bricks: Bricks, start: int, stop: int) -> bool:
-    """Whether that range is in memory."""
-    cache, stamp = cache_of(view.txn.store), view.stamp()
-    return all(cache.has((stamp, run.number)) for run in bricks.runs(start, stop))
-
-
-def _direct(volume: Volume, bricks: Bricks, start: int, stop: int) -> Iterator[memoryview]:
-    """The same without a cache: only the rows that the range touches are put together."""
-    for run in bricks.runs(start, stop):
-        brick = bricks.brick(run.number)
-        first, last = run.offset // bricks.row, (run.offset + run.count - 1) // bricks.row
-        rows = _rows(brick, first, last)
-        skip = run.offset - first * bricks.row if rows.size[2] == 1 else run.offset % (brick.size[1] * bricks.row)
-        yield as_bytes(volume.read(rows))[skip : skip + run.count]
-
-
-def _rows(brick: Box, first: int, last: int) -> Box:
-    """The box that holds rows ``first`` to ``last`` of a brick: rows of one plane, else whole planes."""
-    (x, y, z), (sx, sy, _) = brick.offset, brick.size
-    if first // sy == last // sy:
-        return Box((x, y + first % sy, z + first // sy), (sx, last - first + 1, 1))
-    return Box((x, y, z + first // sy), (sx, sy, last // sy - first // sy + 1))
-
-
-def write_range(view: WriteView, bricks: Bricks, start: int, data: Buffer) -> None:
-    """Changes bytes of the voxels: the blocks that they touch are read, changed and stored again."""
-    volume = Volume.of(view)
-    pending: dict[tuple[int, int], list[tuple[Run, Buffer]]] = {}
-    at, source = 0, memoryview(data).cast("B")
-    for run in bricks.runs(start, start + len(source)):
-        pending.setdefault(run.number, []).append((run, source[at : at + run.count]))
-        at += run.count
-    for number, runs in pending.items():
-        _change(volume, view, bricks.brick(number), bricks.row, runs)
-
-
-def _change(volume: Volume, view: WriteView, brick: Box, row: int, runs: list[tuple[Run, Buffer]]) -> None:
-    """Stores those blocks of a brick again that the runs touch and change, or that were not stored."""
-    grid = covering_blocks(brick, volume.block)
-    whole = span(_times(grid.offset, volume.block), _times(grid.stop, volume.block))
-    stored, payloads = volume.stored(grid)
-    before = volume.assemble(whole, stored, payloads)
-    after = _overlaid(before, whole.window(brick), runs)
-    old, new = (kernel.scatter(voxels, volume.block_shape) for voxels in (before, after))
-    there = np.zeros(grid.shape, bool)
-    there[tuple((stored - grid.origin).T)] = True
-    changed = (old != new).any((1, 2, 3)) | ~there.reshape(-1)
-    chosen = np.flatnonzero(changed & _touched(volume, grid, brick, row, runs).reshape(-1))
-    coords = np.column_stack(np.unravel_index(chosen, grid.shape)) + grid.origin
-    put_blocks(view, zip([(x, y, z) for z, y, x in coords.tolist()], volume.encode(new[chosen]), strict=True))
-
-
-def _overlaid(before: NDArray, window: tuple[slice, slice, slice], runs: list[tuple[Run, Buffer]]) -> NDArray:
-    """A copy of the voxels with the runs laid over the brick that ``window`` cuts out."""
-    after = before.copy()
-    voxels = np.ascontiguousarray(after[window])
-    flat = voxels.reshape(-1).view(np.uint8)
-    for run, data in runs:
-        flat[run.offset : run.offset + run.count] = np.frombuffer(data, np.uint8)
-    after[window] = voxels
-    return after
-
-
-def _touched(volume: Volume, grid: Box, brick: Box, row: int, runs: list[tuple[Run, Buffer]]) -> NDArray[np.bool_]:
-    """Which blocks of the grid, (z, y, x), hold voxels of the runs."""
-    touched, item = np.zeros(grid.shape, bool), volume.kind.bytes
-    for run, _ in runs:
-        last = run.offset + run.count - 1
-        part = _rows(brick, run.offset // row, last // row)
-        if part.size[1:] == (1, 1):
-            start, stop = run.offset % row // item, last % row // item + 1
-            part = Box((part.offset[0] + start, *part.offset[1:]), (stop - start, 1, 1))
-        touched[grid.window(covering_blocks(part, volume.block))] = True
-    return touched
-
-
-def _times(coord: Point, block: Point) -> Point:
-    return coord[0] * block[0], coord[1] * block[1], coord[2] * block[2]

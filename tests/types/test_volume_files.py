@@ -15,9 +15,12 @@ from PIL import Image
 from dvidfs.engine import Store, open_engine
 from dvidfs.errors import BadRequest, Conflict, Locked, NotFound
 from dvidfs.types import pieces, workers
-from dvidfs.types.geometry import Box, span
-from dvidfs.types.imageblk import bricks, files, requests
-from dvidfs.types.imageblk.bricks import Bricks, Cache
+from dvidfs.types.geometry import Box, join, span
+from dvidfs.types.imageblk import files, requests
+from dvidfs.types.imageblk.volume import Volume
+from dvidfs.types.volumes import bricks, names
+from dvidfs.types.volumes.bricks import Bricks, Cache
+from dvidfs.types.volumes.pictures import parse_slice_file
 
 SHAPE = (13, 11, 9)
 """Of the extents, (z, y, x); they begin within a block, at FIRST (x, y, z)."""
@@ -57,6 +60,10 @@ def cut(request, monkeypatch):
         monkeypatch.setattr(bricks, "BRICK_BYTES", 200)
     if request.param == "no cache":
         monkeypatch.setattr(bricks, "CACHE_BYTES", 100)
+
+
+def block_names(view):
+    return [join(coord) for coord in Volume.of(view).coords()]
 
 
 # ---------------------------------------------------------------- reading
@@ -104,7 +111,7 @@ def shared(engine):
 @pytest.mark.parametrize("windowed", [False, True])
 def test_slices_show_the_planes_of_the_extents(case, monkeypatch, plane, number, index, windowed):
     if windowed:
-        monkeypatch.setattr(files, "BRICK_BYTES", 10)
+        monkeypatch.setattr(bricks, "BRICK_BYTES", 10)
     data = case.file_bytes(f"slices/{plane}/{number:06d}.png")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), model(case)[index])
 
@@ -125,24 +132,24 @@ def test_slices_are_named_by_the_voxel_across(case):
     "name", ["1.png", "0000001.png", "+00001.png", "000001.PNG", "000001", "x.png", "-0001.png", "-00000.png"]
 )
 def test_other_names_are_no_slices(name):
-    assert files.parse_slice(name) is None
+    assert parse_slice_file(name) is None
 
 
 @given(st.integers(-(2**31), 2**31 - 1))
 def test_names_of_slices_and_blocks_stand_for_one_thing(n):
-    assert files.parse_slice(files.slice_name(n)) == n
-    assert files.parse_block(files.block_name((n, -n - 1, 0))) == (n, -n - 1, 0)
+    assert names.parse_slice(names.slice_name(n)) == n
+    assert names.parse_point(join((n, -n - 1, 0))) == (n, -n - 1, 0)
 
 
 @pytest.mark.parametrize(
     "name", ["1_2", "01_2_3", "+1_2_3", "1_2_3_4", "-0_0_0", "a_b_c", "9999999999_0_0", "1_2_3.raw"]
 )
 def test_other_names_are_no_blocks(name):
-    assert files.parse_block(name) is None
+    assert names.parse_point(name) is None
 
 
 def test_blocks_are_listed_and_named(case):
-    names = list(case.read(files.block_names))
+    names = list(case.read(block_names))
     assert names[:3] == ["-2_0_-2", "-1_0_-2", "0_0_-2"]
     assert len(names) == len(set(names)) == 4 * 5 * 4
     assert case.file_bytes("blocks/1_2_-1") == case.file_bytes("1_2_-1") == case.raw("4_3_5", "4_6_-5")
@@ -154,7 +161,7 @@ def test_blocks_are_listed_and_named(case):
 def test_without_extents_there_are_no_volume_files(engine):
     case = Case.new(engine)
     shown = {name: entry.shown is None or case.read(entry.shown) for name, entry in files.TREE.entries.items()}
-    assert shown == {"blocks": True, "slices": False, "volume.npy": False, "volume.raw": False}
+    assert {name for name, is_there in shown.items() if is_there} == {"blocks", "scales", "cutout"}
     with pytest.raises(NotFound, match="no extents"):
         case.file_bytes("volume.raw")
 
@@ -162,8 +169,8 @@ def test_without_extents_there_are_no_volume_files(engine):
 def test_extents_that_no_file_can_hold_show_no_volume(engine):
     case = Case.new(engine)
     case.write(requests.post_extents, b'{"MinPoint": [0,0,0], "MaxPoint": [2147483646,2147483646,9]}')
-    assert not case.read(files.has_volume)
-    assert not case.read(files.TREE.entries["slices"].entries["xy"].shown)
+    assert not case.read(files.TREE.entries["volume.raw"].shown)
+    assert case.read(files.TREE.entries["slices"].entries["xy"].each[0].has, (0, "png")) is False
 
 
 def test_too_many_slices_are_named_but_not_listed(engine):
@@ -171,7 +178,7 @@ def test_too_many_slices_are_named_but_not_listed(engine):
     case.write(requests.post_extents, b'{"MinPoint": [0,0,0], "MaxPoint": [9,9,2000000]}')
     entry = files.TREE.entries["slices"].entries["xy"].each[0]
     assert list(case.read(entry.names)) == []
-    assert case.read(entry.has, 1_999_999)
+    assert case.read(entry.has, (1_999_999, "png"))
 
 
 def test_a_read_window_is_ready_the_second_time(case):
@@ -226,7 +233,7 @@ def test_windows_written_in_place_are_read_everywhere(engine, size, data):
 
 
 def test_a_write_touches_its_blocks_only(case):
-    before = {name: case.file_bytes(name) for name in case.read(files.block_names)}
+    before = {name: case.file_bytes(name) for name in case.read(block_names)}
     case.commit()
     child = case.child()
     voxels = model(case).reshape(-1)
@@ -248,7 +255,7 @@ def test_writing_what_is_there_stores_nothing(case):
 def test_writing_zeros_where_nothing_is_stored_makes_blocks(engine):
     case = Case.new(engine, BlockSize="2,2,2", Background="9", MinPoint="0,0,0", MaxPoint="3,1,1")
     case.write_file("volume.raw", 0, bytes(2))
-    assert list(case.read(files.block_names)) == ["0_0_0"]
+    assert list(case.read(block_names)) == ["0_0_0"]
     assert case.read(requests.get_blocks, "0_0_0", "2") == bytes(8) + bytes([9] * 8)
 
 
@@ -288,7 +295,7 @@ def test_files_follow_the_extents_of_an_open_version(case):
     size = len(case.file_bytes("volume.raw"))
     case.post_raw(np.zeros((5, 3, 4), np.uint8), (40, 0, 0))
     assert len(case.file_bytes("volume.raw")) > size
-    assert case.read(files.shape_of).extents == Box((-3, 0, -6), (47, 13, 13))
+    assert case.read(files.SOURCE.shape).extents == Box((-3, 0, -6), (47, 13, 13))
 
 
 # ---------------------------------------------------------------- bricks

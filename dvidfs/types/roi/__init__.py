@@ -1,0 +1,1 @@
+"""Regions of interest: sets of blocks, versioned as a whole."""

@@ -1,0 +1,95 @@
+"""Whole volumes as files: a header, then the voxels in C order.
+
+Decides which formats are shown, and what may be written in place; headers are :mod:`dvidfs.types.formats`, voxels
+:mod:`~dvidfs.types.volumes.ranges`. Invariant: the voxels of ``volume.raw`` are those that ``raw/0_1_2`` of the extents answers.
+Source: mount design, section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dvidfs.engine.store import Buffer
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.errors import BadRequest
+from dvidfs.types.base import Directory, File
+from dvidfs.types.formats.containers import CONTAINERS
+from dvidfs.types.formats.frame import Container
+from dvidfs.types.volumes.bricks import Bricks
+from dvidfs.types.volumes.ranges import is_ready, read_range, write_range
+from dvidfs.types.volumes.source import Pick, Shape, Source
+
+
+def read_window(
+    view: ReadView, source: Source, shape: Shape, head: bytes, bricks: Bricks, offset: int, length: int
+) -> Buffer:
+    """A window of ``head`` and the voxels behind it."""
+    end = min(offset + length, len(head) + bricks.size)
+    start = max(offset - len(head), 0)
+    voxels = read_range(view, source, shape.scale, bricks, start, end - len(head)) if end > len(head) + start else b""
+    return head[offset:end] + bytes(voxels) if offset < len(head) else voxels
+
+
+def window_ready(view: ReadView, shape: Shape, head: int, bricks: Bricks, offset: int, length: int) -> bool:
+    stop = min(offset + length - head, bricks.size)
+    return stop <= 0 or is_ready(view, shape.scale, bricks, max(offset - head, 0), stop)
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """The extents in one format."""
+
+    source: Source
+    pick: Pick
+    container: Container
+
+    def size(self, view: ReadView, *parts: Any) -> int:
+        shape = self._shape(view, parts)
+        return len(shape.header(self.container)) + (shape.bricks.size if self.container.voxels else 0)
+
+    def read(self, view: ReadView, *given: Any) -> Buffer:
+        *parts, offset, length = given
+        shape = self._shape(view, parts)
+        head = shape.header(self.container)
+        if not self.container.voxels:
+            return head[offset : offset + length]
+        return read_window(view, self.source, shape, head, shape.bricks, offset, length)
+
+    def ready(self, view: ReadView, *given: Any) -> bool:
+        *parts, offset, length = given
+        shape = self._shape(view, parts)
+        head = len(shape.header(self.container))
+        return not self.container.voxels or window_ready(view, shape, head, shape.bricks, offset, length)
+
+    def write(self, view: WriteView, offset: int, data: Buffer) -> None:
+        shape = self.source.shape(view)
+        head = shape.header(self.container)
+        if offset + len(data) > len(head) + shape.bricks.size:
+            raise BadRequest(f"the file covers {shape.box}: its size cannot change; write beyond it through raw")
+        in_head = max(0, min(len(head) - offset, len(data)))
+        if data[:in_head] != head[offset : offset + in_head]:
+            raise BadRequest("the header of a volume file cannot change: write voxels only")
+        start = offset + in_head - len(head)
+        if in_head < len(data):
+            write_range(view, self.source, shape.bricks, start, memoryview(data)[in_head:])
+            box = shape.extents
+            self.source.record(view, Bytes=[start, len(data) - in_head], Offset=box.offset, Size=box.size)
+
+    def shown(self, view: ReadView, *parts: Any) -> bool:
+        return self._shape(view, parts).holds(self.container)
+
+    def _shape(self, view: ReadView, parts: Any) -> Shape:
+        return self.pick(view, *parts)[0]
+
+
+def volume_files(source: Source, pick: Pick, *, writable: bool) -> dict[str, File | Directory]:
+    """``volume.<suffix>`` in every format."""
+    out: dict[str, File | Directory] = {}
+    for container in CONTAINERS.values():
+        file = VolumeFile(source, pick, container)
+        write = file.write if writable and container.writable else None
+        out[f"volume.{container.suffix}"] = File(
+            file.size, file.read, write, shown=file.shown, ready=file.ready, writable=source.writable
+        )
+    return out

@@ -1,0 +1,124 @@
+"""A volume as neuroglancer reads it: ``precomputed/info``, and a folder of raw chunks for each scale.
+
+Decides metadata and names of chunks; (x, y, z, channel) with x fastest, not compressed, cut at the extents.
+Source: the neuroglancer precomputed volume format, encoding "raw", not sharded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from dvidfs.engine.store import Buffer
+from dvidfs.engine.versions import ReadView
+from dvidfs.types.base import Directory, Each, File
+from dvidfs.types.geometry import Box, Point, span
+from dvidfs.types.volumes.chunks import Chunks, fits
+from dvidfs.types.volumes.source import Shape, Source
+
+_CHUNK = re.compile("_".join([r"(-?[0-9]{1,10})-(-?[0-9]{1,10})"] * 3))
+
+
+def scale_key(shape: Shape) -> str:
+    """The folder of a scale: its voxel size in nm, as ``8_8_8``."""
+    return "_".join(f"{size:.10g}" for size in shape.frame.nanometers)
+
+
+def info(shapes: list[Shape], chunks: list[Chunks]) -> dict[str, Any]:
+    kind = shapes[0].kind
+    return {
+        "@type": "neuroglancer_multiscale_volume",
+        "type": "image",
+        "data_type": kind.dtype.name,
+        "num_channels": kind.channels[0] if kind.channels else 1,
+        "scales": [
+            {
+                "key": scale_key(shape),
+                "size": shape.extents.size,
+                "resolution": shape.frame.nanometers,
+                "voxel_offset": shape.extents.offset,
+                "chunk_sizes": [grid.size],
+                "encoding": "raw",
+            }
+            for shape, grid in zip(shapes, chunks, strict=True)
+        ],
+    }
+
+
+def chunk_name(box: Box) -> str:
+    """``x0-x1_y0-y1_z0-z1``, both in voxels of the scale, the second just outside."""
+    return "_".join(f"{low}-{high}" for low, high in zip(box.offset, box.stop, strict=True))
+
+
+def parse_chunk(name: str) -> Box | None:
+    match = _CHUNK.fullmatch(name)
+    if match is None:
+        return None
+    x0, x1, y0, y1, z0, z1 = map(int, match.groups())
+    if x1 <= x0 or y1 <= y0 or z1 <= z0:
+        return None
+    box = span((x0, y0, z0), (x1, y1, z1))
+    return box if chunk_name(box) == name else None
+
+
+@dataclass(frozen=True)
+class PrecomputedFiles:
+    """The files below ``precomputed/``; parts are a scale's key, then the box of a chunk."""
+
+    source: Source
+
+    def shown(self, view: ReadView) -> bool:
+        return fits(self.source.shape(view))
+
+    def info(self, view: ReadView) -> bytes:
+        shapes = self.source.shapes(view)
+        grids = [Chunks(self.source, shape, clipped=True) for shape in shapes]
+        return orjson.dumps(info(shapes, grids), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+    def keys(self, view: ReadView) -> list[str]:
+        return [scale_key(shape) for shape in self.source.shapes(view)]
+
+    def chunks(self, view: ReadView, key: str) -> Chunks:
+        shape = next(shape for shape in self.source.shapes(view) if scale_key(shape) == key)
+        return Chunks(self.source, shape, clipped=True)
+
+    def names(self, view: ReadView, key: str) -> Iterator[str]:
+        chunks = self.chunks(view, key)
+        return (chunk_name(chunks.box(index)) for index in chunks.indices(view))
+
+    def _find(self, view: ReadView, key: str, box: Box) -> tuple[Chunks, Point]:
+        chunks = self.chunks(view, key)
+        origin = chunks.shape.extents.offset
+        x, y, z = ((n - o) // side for n, o, side in zip(box.offset, origin, chunks.size, strict=True))
+        return chunks, (x, y, z)
+
+    def has(self, view: ReadView, key: str, box: Box) -> bool:
+        chunks, index = self._find(view, key, box)
+        return chunks.has(view, index) and chunks.box(index) == box
+
+    def size(self, view: ReadView, key: str, box: Box) -> int:
+        return box.volume * self.source.shape(view).kind.bytes
+
+    def read(self, view: ReadView, key: str, box: Box, offset: int, length: int) -> Buffer:
+        chunks, index = self._find(view, key, box)
+        return chunks.read(view, index, offset, length)
+
+    def ready(self, view: ReadView, key: str, box: Box, _offset: int, _length: int) -> bool:
+        chunks, index = self._find(view, key, box)
+        return chunks.ready(view, index)
+
+
+def precomputed_folder(source: Source) -> Directory:
+    """``precomputed/``."""
+    p = PrecomputedFiles(source)
+
+    def read_info(view: ReadView, offset: int, length: int) -> Buffer:
+        return p.info(view)[offset : offset + length]
+
+    chunk = Each(parse_chunk, p.names, p.has, File(p.size, p.read, ready=p.ready))
+    scale = Each(lambda name: name, p.keys, lambda view, key: key in p.keys(view), Directory(each=(chunk,)))
+    return Directory({"info": File(lambda view: len(p.info(view)), read_info)}, each=(scale,), shown=p.shown)

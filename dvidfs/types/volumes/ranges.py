@@ -1,0 +1,119 @@
+"""Ranges of bytes of a volume's voxels in C order: read through bricks that are kept, written block by block.
+
+Decides what is decoded for a range and what a written range changes; where the voxels are stored is for the source.
+Invariant: a kept brick stands under the stamp of its view, so it is never wrong; a written range leaves every other voxel as it was.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvidfs.engine.store import Buffer
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.kernels import blocks as kernel
+from dvidfs.types.geometry import Box, Point, covering_blocks, span
+from dvidfs.types.volumes import bricks as sizes
+from dvidfs.types.volumes.bricks import Bricks, Run, cache_of
+from dvidfs.types.volumes.source import Source, as_bytes, join_buffers
+
+
+def read_range(view: ReadView, source: Source, scale: int, bricks: Bricks, start: int, stop: int) -> Buffer:
+    """Bytes [start, stop) of the voxels of ``bricks`` in C order."""
+    volume = source.open(view, scale)
+    if bricks.layer_bytes > sizes.CACHE_BYTES:
+        parts: list[Buffer] = []
+        for run in bricks.runs(start, stop):
+            rows, skip = _rows_of(bricks, run)
+            parts.append(as_bytes(volume.read(rows))[skip : skip + run.count])
+        return join_buffers(parts)
+    cache, key, parts = cache_of(view.txn.store), (view.stamp(), scale, bricks.box), []
+    for run in bricks.runs(start, stop):
+        whole = cache.get((key, run.number), lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
+        parts.append(whole[run.offset : run.offset + run.count])
+    return join_buffers(parts)
+
+
+def is_ready(view: ReadView, scale: int, bricks: Bricks, start: int, stop: int) -> bool:
+    """Whether that range is in memory."""
+    cache, key = cache_of(view.txn.store), (view.stamp(), scale, bricks.box)
+    return all(cache.has((key, run.number)) for run in bricks.runs(start, stop))
+
+
+def _rows_of(bricks: Bricks, run: Run) -> tuple[Box, int]:
+    """The rows that hold a run, and how many of their bytes stand before it."""
+    brick = bricks.brick(run.number)
+    first, last = run.offset // bricks.row, (run.offset + run.count - 1) // bricks.row
+    rows = _rows(brick, first, last)
+    return rows, run.offset - first * bricks.row if rows.size[2] == 1 else run.offset % (brick.size[1] * bricks.row)
+
+
+def _rows(brick: Box, first: int, last: int) -> Box:
+    """The box that holds rows ``first`` to ``last`` of a brick: rows of one plane, else whole planes."""
+    (x, y, z), (sx, sy, _) = brick.offset, brick.size
+    if first // sy == last // sy:
+        return Box((x, y + first % sy, z + first // sy), (sx, last - first + 1, 1))
+    return Box((x, y, z + first // sy), (sx, sy, last // sy - first // sy + 1))
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_range(view: WriteView, source: Source, bricks: Bricks, start: int, data: Buffer) -> None:
+    """Changes bytes of the voxels of scale 0: the blocks that they touch are read, changed and stored again."""
+    pending: dict[tuple[int, int], list[tuple[Run, Buffer]]] = {}
+    at, given = 0, memoryview(data).cast("B")
+    for run in bricks.runs(start, start + len(given)):
+        pending.setdefault(run.number, []).append((run, given[at : at + run.count]))
+        at += run.count
+    for number, runs in pending.items():
+        _change(source, view, bricks, bricks.brick(number), runs)
+
+
+def _change(source: Source, view: WriteView, bricks: Bricks, brick: Box, runs: list[tuple[Run, Buffer]]) -> None:
+    """Stores those blocks of a brick again that the runs touch and change, or that were not stored."""
+    volume, block = source.open(view, 0), bricks.block
+    grid = covering_blocks(brick, block)
+    whole = span(_times(grid.offset, block), _times(grid.stop, block))
+    before = volume.read(whole)
+    after = _overlaid(before, whole.window(brick), runs)
+    x, y, z = block
+    old, new = (kernel.scatter(voxels, (z, y, x)) for voxels in (before, after))
+    changed = (old != new).any((1, 2, 3))
+    coords = np.column_stack(np.unravel_index(np.arange(len(new)), grid.shape)) + grid.origin
+    chosen, points = [], []
+    for i in np.flatnonzero(_touched(bricks, grid, brick, runs).reshape(-1)).tolist():
+        point = (int(coords[i, 2]), int(coords[i, 1]), int(coords[i, 0]))
+        if changed[i] or not volume.has(Box(point, (1, 1, 1))):
+            chosen.append(i)
+            points.append(point)
+    if points:
+        source.change(view, points, new[chosen])
+
+
+def _overlaid(before: NDArray, window: tuple[slice, slice, slice], runs: list[tuple[Run, Buffer]]) -> NDArray:
+    """A copy of the voxels with the runs laid over the brick that ``window`` cuts out."""
+    after = before.copy()
+    voxels = np.ascontiguousarray(after[window])
+    flat = voxels.reshape(-1).view(np.uint8)
+    for run, data in runs:
+        flat[run.offset : run.offset + run.count] = np.frombuffer(data, np.uint8)
+    after[window] = voxels
+    return after
+
+
+def _touched(bricks: Bricks, grid: Box, brick: Box, runs: list[tuple[Run, Buffer]]) -> NDArray[np.bool_]:
+    """Which blocks of the grid, (z, y, x), hold voxels of the runs."""
+    touched, row, item = np.zeros(grid.shape, bool), bricks.row, bricks.item
+    for run, _ in runs:
+        last = run.offset + run.count - 1
+        part = _rows(brick, run.offset // row, last // row)
+        if part.size[1:] == (1, 1):
+            start, stop = run.offset % row // item, last % row // item + 1
+            part = Box((part.offset[0] + start, *part.offset[1:]), (stop - start, 1, 1))
+        touched[grid.window(covering_blocks(part, bricks.block))] = True
+    return touched
+
+
+def _times(coord: Point, block: Point) -> Point:
+    return coord[0] * block[0], coord[1] * block[1], coord[2] * block[2]

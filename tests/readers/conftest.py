@@ -1,0 +1,26 @@
+"""One mount with volumes of every voxel type, for all readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import live
+import pytest
+from readable import SAMPLES, Library
+
+from dvidfs.engine import Store
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    """The samples in a committed version, mounted and served by one process."""
+    if reason := live.why_no_mounts():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("library")
+    Store.create(folder / "store")
+    with live.Mount(folder / "store", log=folder / "mount.log") as mount:
+        uuid = mount.post("/api/repos", {"alias": "readers", "description": ""}).ok().json()["root"]
+        for sample in SAMPLES.values():
+            sample.store(mount, uuid)
+        mount.post(f"/api/node/{uuid}/commit", {"note": "written"}).ok()
+        yield Library(mount, uuid)
