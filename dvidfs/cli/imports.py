@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dvidfs.cli.names import find_repo, find_version, opened, registry
 from dvidfs.cli.output import say, size, warn
@@ -12,10 +14,30 @@ from dvidfs.cli.parser import Commands, store_argument
 from dvidfs.errors import BadRequest, UnknownVersion
 
 if TYPE_CHECKING:
-    from dvidfs.cli.ingest import KeySteps, Target, VoxelSteps
+    from dvidfs.cli.ingest import KeySteps, Target
+    from dvidfs.cli.ingest_voxels import VoxelSteps
+    from dvidfs.cli.progress import Progress
+    from dvidfs.cli.sources import What
     from dvidfs.engine import Engine, Instance, Node, Repo, WriteTxn
+    from dvidfs.types.geometry import Point
 
 BLOCK_SIZE = "64,64,64"
+EXAMPLES = (
+    "import store slices/ --repo medulla --instance grayscale --voxel-size 8,8,8",
+    "import store stack.tif --repo medulla --instance tif",
+    "import store volume.npy --repo medulla --instance npy --offset 100,0,-20",
+    "import store volume.raw --repo medulla --instance raw --shape 40,30,20 --dtype uint16",
+    "import store volume.nii.gz --repo medulla --instance nii",
+    "import store volume.mhd --repo medulla --instance mhd",
+    "import store volume.nrrd --repo medulla --instance nrrd",
+    "import store volume.h5:/raw --repo medulla --instance h5",
+    "import store em.zarr --repo medulla --instance zarr --pyramid",
+    "import store em.n5 --repo medulla --instance n5",
+    "import store em.precomputed --repo medulla --instance ng",
+    "import store precomputed://https://host/em --repo medulla --instance remote --source-scale 2",
+    "import store zarr://s3://bucket/em.zarr --repo medulla --instance s3",
+    "import store notes/ --repo medulla --instance notes --type keyvalue",
+)
 
 
 def add(commands: Commands) -> None:
@@ -23,22 +45,40 @@ def add(commands: Commands) -> None:
         "import",
         run,
         "Import a volume, or files as keys.",
-        "import store slices/ --repo medulla --instance grayscale --voxel-size 8,8,8\n"
-        "import store volume.h5:/raw --repo medulla --instance grayscale\n"
-        "import store notes/ --repo medulla --instance notes --type keyvalue",
-        detail="SOURCE is a folder of PNG or TIFF slices (sorted by the numbers in their names), a .npy file, or\n"
-        "FILE.h5:/dataset; with --type keyvalue a folder of files or a tar archive. Repo and instance are made\n"
-        "if they are missing. An import that was stopped goes on where it was when the same command is run again.",
+        "\n".join(EXAMPLES),
+        json=True,
+        detail="SOURCE is a folder of PNG, TIFF or JPEG slices (sorted by the numbers in their names), a file .tif .npy .raw\n"
+        ".nii .nii.gz .mhd .mha .nrrd .nhdr, FILE.h5:/dataset, or a volume in chunks: a folder of Zarr (OME-Zarr too), N5 or\n"
+        "neuroglancer precomputed, or FORMAT://URL of one at http(s), s3 or gs; with --type keyvalue a folder of files or\n"
+        "a tar archive. Repo and instance are made if they are missing. An import that was stopped goes on where it was\n"
+        "when the same command is run again.",
     )
     store_argument(parser)
     parser.add_argument("source", metavar="SOURCE", help="What is imported.")
     parser.add_argument("--repo", required=True, help="Alias of the repo, or the UUID of any of its versions.")
     parser.add_argument("--instance", required=True, metavar="NAME", help="Name of the instance.")
     parser.add_argument("--version", metavar="VERSION", help="Open version to write to; default: the leaf of master.")
-    parser.add_argument("--type", help="Datatype of the instance, if it is made; default: uint8blk.")
-    parser.add_argument("--voxel-size", metavar="X,Y,Z", help="Size of a voxel in nanometers; default: 8,8,8.")
+    parser.add_argument("--type", help="Datatype of the instance, if it is made; default: that of the voxels.")
+    parser.add_argument(
+        "--voxel-size", metavar="X,Y,Z", help="Size of a voxel in nanometers; default: what SOURCE says, else 8,8,8."
+    )
     parser.add_argument("--block-size", metavar="X,Y,Z", help=f"Voxels of a block; default: {BLOCK_SIZE}.")
-    parser.add_argument("--offset", metavar="X,Y,Z", default="0,0,0", help="Where the first voxel goes; whole blocks.")
+    parser.add_argument(
+        "--offset", metavar="X,Y,Z", help="Where the first voxel goes; default: where SOURCE says, else 0,0,0."
+    )
+    parser.add_argument("--shape", metavar="X,Y,Z", help="Voxels of a file without header; a fourth number: channels.")
+    parser.add_argument("--dtype", metavar="TYPE", help="Voxels of a file without header: uint8, uint16, >u2, float32.")
+    parser.add_argument(
+        "--source-scale", metavar="N", type=int, default=0, help="Scale of a volume in chunks; default: 0, the finest."
+    )
+    parser.add_argument(
+        "--pyramid",
+        nargs="?",
+        const=0,
+        type=int,
+        metavar="N",
+        help="Make N coarser scales afterwards; without N: enough.",
+    )
     parser.add_argument("--quiet", action="store_true", help="Show no progress.")
 
 
@@ -56,19 +96,56 @@ def run(args: argparse.Namespace) -> None:
 
     with opened(args) as engine:
         place = _find(engine, args)
-        typename = place.instance.type if place.instance is not None else args.type or "uint8blk"
-        is_keys = isinstance(registry()[typename].tree, Keys)
-        steps = (_files if is_keys else _voxels)(engine, args, place, typename)
+        typename = place.instance.type if place.instance is not None else args.type
+        is_keys = typename is not None and isinstance(registry()[typename].tree, Keys)
+        steps = _files(engine, args, place) if is_keys else _voxels(engine, args, place, typename)
         try:
             progress = ingest.run(steps.target, steps, quiet=args.quiet)
+            scales = None if args.pyramid is None or is_keys else _pyramid(engine, steps.target, args)
         except KeyboardInterrupt:
             warn("stopped: run the same command again to continue")
             raise
+        finally:
+            steps.close()
+    _tell(args, place, steps, progress, scales)
+
+
+def _tell(
+    args: argparse.Namespace, place: Place, steps: KeySteps | VoxelSteps, progress: Progress, scales: int | None
+) -> None:
+    if args.json:
+        done: dict[str, Any] = {
+            "version": steps.target.version,
+            "instance": args.instance,
+            **steps.summary,
+            "bytes": progress.total,
+            "already": progress.already,
+            "seconds": round(progress.seconds, 3),
+        }
+        say(json.dumps(done | ({} if scales is None else {"scales": scales})))
+        return
     new = "" if place.repo is not None else ", a new repo"
+    more = f", {scales} scales above it" if scales is not None else ""
     say(
-        f"imported {steps.title} ({size(progress.total)}) into {args.instance} of {args.repo}{new} "
-        f"in {progress.seconds:.1f} s"
+        f"imported {steps.title} ({size(progress.total)}) into {args.instance} of {args.repo}{new}{more} "
+        f"in {progress.seconds:.1f} s{progress.rate}"
     )
+
+
+def _pyramid(engine: Engine, target: Target, args: argparse.Namespace) -> int:
+    from dvidfs.cli.progress import Progress
+    from dvidfs.types.imageblk import pyramid
+
+    progress = Progress("making scales", 0, quiet=args.quiet)
+
+    def tell(done: int, of: int) -> None:
+        progress.total = of
+        progress.at(done)
+
+    try:
+        return pyramid.build(engine, target.version, target.instance, args.pyramid or None, tell)
+    finally:
+        progress.end()
 
 
 def _find(engine: Engine, args: argparse.Namespace) -> Place:
@@ -102,35 +179,52 @@ def _complete(
     return Target(engine, engine.write(make), args.instance)
 
 
-def _files(engine: Engine, args: argparse.Namespace, place: Place, typename: str) -> KeySteps:
+def _files(engine: Engine, args: argparse.Namespace, place: Place) -> KeySteps:
     from dvidfs.cli.ingest import KeySteps, list_files
 
-    if args.voxel_size or args.block_size:
-        raise BadRequest(f"--voxel-size and --block-size mean nothing for {typename}")
+    typename: str = place.instance.type if place.instance is not None else args.type
+    for name in ("voxel_size", "block_size", "offset", "shape", "dtype", "pyramid"):
+        if getattr(args, name) is not None:
+            raise BadRequest(f"--{name.replace('_', '-')} means nothing for {typename}")
     path = Path(args.source)
     files = list_files(path)
     return KeySteps(_complete(engine, args, place, typename, {}), path, files)
 
 
-def _voxels(engine: Engine, args: argparse.Namespace, place: Place, typename: str) -> VoxelSteps:
-    from dvidfs.cli.ingest import VoxelSteps, check_fits
+def _voxels(engine: Engine, args: argparse.Namespace, place: Place, typename: str | None) -> VoxelSteps:
+    from dvidfs.cli.ingest_voxels import VoxelSteps, check_fits, type_of
     from dvidfs.cli.sources import open_source
     from dvidfs.types.geometry import parse_point
 
     given = {k: v for k, v in (("BlockSize", args.block_size), ("VoxelSize", args.voxel_size)) if v}
     if place.instance is not None:
         _agrees(place.instance, given, args.type)
-        settings = place.instance.settings
-    else:
-        given.setdefault("BlockSize", BLOCK_SIZE)
-        settings = registry()[typename].configure({k.lower(): v for k, v in given.items()})
-    offset = parse_point(args.offset, "--offset", ",")
-    source = open_source(args.source, Path(args.store))
-    check_fits(source, typename, tuple(settings.get("BlockSize", ())), offset)
-    return VoxelSteps(_complete(engine, args, place, typename, given), source, offset)
+    offset = parse_point(args.offset, "--offset", ",") if args.offset else None
+    source = open_source(args.source, Path(args.store), shape=args.shape, dtype=args.dtype, scale=args.source_scale)
+    try:
+        typename = typename or type_of(source.what)
+        where: Point = offset or source.what.offset or (0, 0, 0)
+        check_fits(source.what, typename, where)
+        if place.instance is None:
+            given = _settings(source.what) | given
+            registry()[typename].configure({k.lower(): v for k, v in given.items()})
+        return VoxelSteps(_complete(engine, args, place, typename, given), source, where)
+    except BaseException:
+        source.close()
+        raise
 
 
-def _agrees(instance: Instance, given: dict[str, str], wanted: str | None) -> None:
+def _settings(what: What) -> dict[str, str]:
+    """Settings of a new instance, as far as the source tells them."""
+    told = {"BlockSize": BLOCK_SIZE}
+    if what.voxel_size is not None:
+        told["VoxelSize"] = ",".join(f"{side:.12g}" for side in what.voxel_size)
+        if what.units != "nanometers":
+            told["VoxelUnits"] = ",".join([what.units] * 3)
+    return told
+
+
+def _agrees(instance: Instance, given: Mapping[str, str], wanted: str | None) -> None:
     """What was asked for is what the instance is."""
     if wanted and wanted != instance.type:
         raise BadRequest(f'"{instance.name}" is there already, of type {instance.type}: choose another name')

@@ -1,28 +1,28 @@
 """Imports step by step: each step is one write, which also moves the import's job row on, so that a killed import goes on.
 
-Decides how an import is found again, claimed, told and cancelled; what a step writes is a :class:`Steps`: voxels or keys.
-Invariant: the row says a step is done if and only if its data are in the store.
+Decides how an import is found again, claimed, told and cancelled; what a step writes is a :class:`Steps`: voxels or keys. While a step is being
+written, a thread prepares the next :data:`AHEAD`. The row keeps a seal of what the finished steps were read from: an import whose source has changed
+there begins anew, one whose bad file was repaired goes on. Invariant: the row says a step is done if and only if its data are in
+the store.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import tarfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dvidfs.cli.key import take
 from dvidfs.cli.names import registry, user
 from dvidfs.cli.progress import Progress
-from dvidfs.cli.sources import Source, fingerprint
-from dvidfs.engine import Engine, Instance, Node, ReadView, WriteTxn, WriteView, jobs
+from dvidfs.cli.sources.base import fingerprint
+from dvidfs.engine import Engine, Instance, Node, WriteTxn, WriteView, jobs
 from dvidfs.engine.keys import MAX_KEY, PIECE
 from dvidfs.engine.values import Prepared, Uploaded, prepare
 from dvidfs.engine.versions import Caller
@@ -30,10 +30,10 @@ from dvidfs.errors import BadRequest, Busy, DvidfsError, Locked, NotFound
 from dvidfs.fuse.names import decode
 from dvidfs.types import workers
 from dvidfs.types.base import Keys
-from dvidfs.types.geometry import Box, Point, covering_blocks, join
 
 KIND = "import"
-STEP_BYTES = 64 << 20
+AHEAD = 2
+"""Steps that wait for the write lane."""
 BATCH_BYTES = 8 << 20
 BATCH_FILES = 1000
 
@@ -72,6 +72,17 @@ class Steps(Protocol):
         """Read and encode what a step writes; the write itself, for the lane."""
         ...
 
+    def seal(self, done: int) -> str:
+        """A text that changes when what the first ``done`` steps are read from does."""
+        ...
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was imported, for scripts."""
+        ...
+
+    def close(self) -> None: ...
+
 
 def run(target: Target, steps: Steps, *, quiet: bool) -> Progress:
     """Do all steps that an earlier run has not done.
@@ -83,9 +94,10 @@ def run(target: Target, steps: Steps, *, quiet: bool) -> Progress:
     done = sum(steps.sizes[: job.done])
     progress = Progress(f"importing {steps.title}", sum(steps.sizes), already=done, quiet=quiet)
     try:
-        for number in range(job.done, len(steps.sizes)):
-            write = steps.prepare(number)
-            target.engine.write(lambda txn, n=number, w=write: _step(txn, target, job.id, n, w), steps.sizes[number])
+        for number, write in _prepared_steps(steps, job.done):
+            target.engine.write(
+                lambda txn, n=number, w=write: _step(txn, target, steps, job.id, n, w), steps.sizes[number]
+            )
             done += steps.sizes[number]
             progress.at(done)
     except Busy:
@@ -101,6 +113,23 @@ def run(target: Target, steps: Steps, *, quiet: bool) -> Progress:
     return progress
 
 
+def _prepared_steps(steps: Steps, first: int) -> Iterator[tuple[int, Write]]:
+    """The writes of steps in their order; the next ones are prepared while one is used."""
+    waiting: deque[Future[Write]] = deque()
+    thread = ThreadPoolExecutor(1, "import")
+    try:
+        for number in range(first, len(steps.sizes)):
+            waiting.extend(thread.submit(steps.prepare, n) for n in _fresh(number, len(waiting), len(steps.sizes)))
+            yield number, waiting.popleft().result()
+    finally:
+        thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _fresh(number: int, waiting: int, count: int) -> range:
+    """The steps to be prepared from now on."""
+    return range(number + waiting, min(number + 1 + AHEAD, count))
+
+
 def _claim(txn: WriteTxn, target: Target, steps: Steps) -> jobs.Job:
     """The row of this very import: that of an earlier run that did not end, or a new one."""
     node = txn.graph.version(target.version)
@@ -109,102 +138,27 @@ def _claim(txn: WriteTxn, target: Target, steps: Steps) -> jobs.Job:
         raise Locked(f"version {node.uuid} is committed and changes no more: see `dvidfs newversion`")
     args = {"instance": instance.id, "version": node.id, **steps.plan}
     for job in jobs.all_jobs(txn):
-        if job.kind != KIND or dict(job.args) != args or job.state == "done":
+        if job.kind != KIND or {**job.args, "seal": ""} != {**args, "seal": ""} or job.state == "done":
             continue
         if job.state == "running" and jobs.alive(job.owner) and job.owner != jobs.me():
             raise Busy(f'process {job.owner.split()[1]} runs this import already: see "dvidfs jobs"')
-        found = replace(job, state="running", error="", owner=jobs.me(), updated=txn.now)
+        done = job.done if job.args.get("seal") == steps.seal(job.done) else 0
+        found = replace(job, state="running", error="", owner=jobs.me(), done=done, updated=txn.now)
         jobs.save(txn, found)
         return found
+    args["seal"] = steps.seal(0)
     number = jobs.add(txn, KIND, args, title=f'import {steps.title} into "{instance.name}"', total=len(steps.sizes))
     found = replace(jobs.get(txn, number), state="running", owner=jobs.me())
     jobs.save(txn, found)
     return found
 
 
-def _step(txn: WriteTxn, target: Target, number: int, step: int, write: Write) -> None:
+def _step(txn: WriteTxn, target: Target, steps: Steps, number: int, step: int, write: Write) -> None:
     job = jobs.get(txn, number)
     if job.state != "running" or job.owner != jobs.me():
         raise Busy(f"the import was {job.state}: run the same command again to continue it")
     write(target.view(txn))
-    jobs.save(txn, replace(job, done=step + 1, updated=txn.now))
-
-
-# -- voxels ------------------------------------------------------------------------------------------------------
-
-
-def check_fits(source: Source, typename: str, block: Point, offset: Point) -> None:
-    """Refuse a volume that an instance of this type and block size (x, y, z) cannot take.
-
-    Raises:
-        BadRequest: it has other voxels, or does not begin at a block.
-    """
-    from dvidfs.types.imageblk.kinds import KINDS
-
-    kind = KINDS.get(typename)
-    if kind is None:
-        raise BadRequest(f"type {typename} takes no voxels: import a volume into one such as uint8blk")
-    if source.dtype != kind.item:
-        raise BadRequest(f"{source.title} holds {source.dtype}, {typename} holds {kind.item}: convert it first")
-    if any(o % b for o, b in zip(offset, block, strict=True)):
-        raise BadRequest(f"offset {join(offset)} must be a multiple of the block size {join(block)}")
-
-
-class VoxelSteps:
-    """A volume in slabs of blocks: layers one block high, cut along y where they are large."""
-
-    def __init__(self, target: Target, source: Source, offset: Point) -> None:
-        self.block: Point = tuple(target.read()[1].settings["BlockSize"])
-        self.target = target
-        self.source = source
-        self.offset = offset
-        self.title = source.title
-        depth, height, width = source.shape
-        rows = max(1, STEP_BYTES // (width * self.block[2] * source.dtype.itemsize * self.block[1])) * self.block[1]
-        layers, bands = _ranges(depth, self.block[2]), _ranges(height, rows)
-        self.parts = list(itertools.product(layers, bands))
-        self.sizes: Sequence[int] = [len(z) * len(y) * width * source.dtype.itemsize for z, y in self.parts]
-        self.plan = {"source": source.fingerprint, "offset": list(offset), "rows": rows}
-
-    def prepare(self, number: int) -> Write:
-        from dvidfs.types.imageblk import requests
-
-        z, y = self.parts[number]
-        voxels = self.source.read(z, y)
-        following = next((part[0] for part in self.parts[number + 1 :] if part[0] != z), None)
-        if following is not None:
-            self.source.expect(following)
-        box = Box(
-            (self.offset[0], self.offset[1] + y.start, self.offset[2] + z.start), (voxels.shape[2], len(y), len(z))
-        )
-        node, instance = self.target.read()
-        with self.target.engine.read() as txn:
-            view = ReadView(txn, node, instance)
-            whole, padded = self._padded(view, box, voxels)
-            names = {"dims": "0_1_2", "size": join(whole.size), "offset": join(whole.offset)}
-            given = requests.prepare_raw(
-                view, **names, body=padded.reshape(-1).view(np.uint8).data, roi="", attenuation="", mutate=False
-            )
-        return lambda write: requests.post_raw(write, **{**given, "box": box})
-
-    def _padded(self, view: ReadView, box: Box, voxels: NDArray) -> tuple[Box, NDArray]:
-        """Whole blocks: at the edges of the volume filled up with what is there already."""
-        from dvidfs.types.imageblk.volume import Volume
-
-        grid = covering_blocks(box, self.block)
-        (x, y, z), (i, j, k) = grid.offset, grid.size
-        a, b, c = self.block
-        whole = Box((x * a, y * b, z * c), (i * a, j * b, k * c))
-        if whole == box:
-            return whole, np.ascontiguousarray(voxels)
-        volume = Volume.of(view)
-        padded = volume.read(whole, volume.background)
-        padded[whole.window(box)] = voxels
-        return whole, padded
-
-
-def _ranges(stop: int, step: int) -> list[range]:
-    return [range(at, min(at + step, stop)) for at in range(0, stop, step)]
+    jobs.save(txn, replace(job, args={**job.args, "seal": steps.seal(step + 1)}, done=step + 1, updated=txn.now))
 
 
 # -- keys --------------------------------------------------------------------------------------------------------
@@ -225,6 +179,16 @@ class KeySteps:
         self.batches = list(_batches(self.files))
         self.sizes: Sequence[int] = [sum(self.files[i].size for i in batch) for batch in self.batches]
         self.plan = {"source": _fingerprint(path, self.files), "batches": len(self.batches)}
+
+    def seal(self, done: int) -> str:
+        return str(self.plan["source"])
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {"files": len(self.files)}
+
+    def close(self) -> None:
+        """No file is kept open."""
 
     def prepare(self, number: int) -> Write:
         files = [self.files[i] for i in self.batches[number]]

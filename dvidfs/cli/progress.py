@@ -26,6 +26,12 @@ class Progress:
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
+    @property
+    def rate(self) -> str:
+        """``, 123.4 MB/s`` of what this run has done; empty where it was too quick to tell."""
+        seconds = self.seconds
+        return f", {size((self.total - self.already) / seconds)}/s" if seconds >= 1 else ""
+
     def at(self, done: int) -> None:
         """Tell how far it is, if it is time to."""
         now = time.monotonic()

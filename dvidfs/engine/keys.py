@@ -39,7 +39,7 @@ version v. ``mark`` is 0 for a value and 1 for a tombstone; a version has at mos
 ``TEXT`` keys (1 to 1,024 bytes) escape NUL as ``00 ff`` and end in ``00 00``; what would not fit an LMDB key keeps
 its first :data:`PREFIX` escaped bytes, then ``00 01``, the first 16 bytes of its SHA-256, ``01``, and the whole key
 follows the entry. ``BLOCK`` keys are scale u8, z, y, x each u32 of value + 2^31; blocks of scales above 0 are made
-from those below. ``NUMBER`` keys are u64.
+from those below. ``NUMBER`` keys are u64. ``PRIVATE`` and ``UNITED`` keys are encoded as those of ``TEXT``.
 
 **Values** of at most :data:`INLINE` stored bytes follow the entry (kind INLINE); up to :data:`PIECE` bytes they are
 one row of ``values`` (kind ROW); longer ones lie in rows of PIECE bytes each (kind PIECES), written before the entry
@@ -88,6 +88,8 @@ class Family(IntEnum):
     NUMBER = 0x30
     PRIVATE = 0x40
     """Text keys of the datatype's own (extents, schemas), never shown as the user's."""
+    UNITED = 0x50
+    """Text keys of values that are sets: the datatype unites them below a merge, so they are never in conflict."""
 
 
 class Kind(IntEnum):
@@ -211,6 +213,11 @@ def decode_block(enc: bytes) -> tuple[int, int, int, int]:
 def is_derived(key: bytes) -> bool:
     """Whether a family and encoded key name a block of a scale above 0, which is made from others and never in conflict."""
     return key[0] == Family.BLOCK and key[1] > 0
+
+
+def is_united(key: bytes) -> bool:
+    """Whether the datatype itself says what the value of a family and encoded key is below a merge."""
+    return key[0] in (Family.PRIVATE, Family.UNITED)
 
 
 def version_suffix(version: int) -> bytes:

@@ -305,8 +305,8 @@ def _contested(txn: ReadTxn, parents: Sequence[Node]) -> list[tuple[Instance, by
 
 def _judge(txn: ReadTxn, merged: Merged, instance: Instance, key: bytes) -> None:
     family, enc = Family(key[0]), key[1:]
-    if family == Family.PRIVATE:
-        return  # bookkeeping of the datatype, which unites it itself
+    if keys.is_united(key):
+        return
     view = ReadView(txn, merged.child, instance)
     newest = view.newest(family, enc)
     name = _shown(enc, family, newest)
@@ -340,7 +340,7 @@ def resolve(txn: WriteTxn, parents: Sequence[Node], names: Sequence[str], *, not
     chosen = [txn.graph.instance(parents[0], name) for name in names]
     merged = merge(txn, parents, note=note)
     for instance, key in _contested(txn, parents):
-        if instance in chosen and Family(key[0]) != Family.PRIVATE:
+        if instance in chosen and not keys.is_united(key):
             _settle(txn, merged.child, parents, instance, Family(key[0]), key[1:])
     for name in names:
         merged.conflicts.pop(name, None)

@@ -54,8 +54,8 @@ def split_target(raw: str) -> tuple[str, list[str], dict[str, str]]:
 
 
 def trim(parts: list[str]) -> None:
-    """Drop the empty segment behind a trailing slash, for calls of a datatype only."""
-    if len(parts) > 5 and not parts[-1] and parts[1] == "node":
+    """Drop the empty segment behind a trailing slash, for calls of a datatype only; to blobs it is a reference."""
+    if len(parts) > 5 and not parts[-1] and parts[1] == "node" and parts[4] != "blobstore":
         parts.pop()
 
 
@@ -156,7 +156,7 @@ def arguments(row: Endpoint, call: Call, first: int) -> dict[str, Any]:
             out[name[:-1]] = tuple(given[i:])
             continue
         optional = name.endswith("?")
-        if i >= len(given) or not given[i]:
+        if i >= len(given) or (optional and not given[i]):
             if optional:
                 out[name[:-1]] = None
                 continue

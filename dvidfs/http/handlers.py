@@ -113,7 +113,7 @@ class Handlers:
             return replies.success(replies.to_content(row, result), [("Cache-Control", replies.NO_CACHE)])
         assert found.node is not None
         view = ReadView(txn, found.node, found.instance)
-        cached = row.cached and call.method in ("GET", "HEAD")
+        cached = row.cached and call.method in ("GET", "HEAD") and not any(map(call.query.get, row.uncached))
         known = headers("If-None-Match") if cached else None
         if known is not None and not row.inline and replies.is_known(tag := replies.etag(view), known):
             raise NotModified(tag)  # without the work of making it again

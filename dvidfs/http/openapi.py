@@ -29,7 +29,7 @@ def document(rows: Iterable[Endpoint], registry: Registry) -> dict[str, Any]:
 
 
 def _add(paths: dict[str, dict[str, Any]], path: str, row: Endpoint, tag: str) -> None:
-    path = path.replace("?}", "}")
+    path = path.replace("?}", "}").replace("*}", "}")
     method = "get" if row.method == "*" else row.method.lower()
     paths.setdefault(path, {})[method] = _operation(path, row, tag, method)
 

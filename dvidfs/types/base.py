@@ -24,6 +24,7 @@ from dvidfs.errors import BadRequest, NotFound
 OCTETS = "application/octet-stream"
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
+PLAIN = "text/plain"
 TAR = "application/tar"
 
 
@@ -105,7 +106,7 @@ class Endpoint:
     lane, for work that needs no transaction. ``inline``: so short that it runs on the event loop, and in the fast
     lane. ``light(view, **parts, **query)``: whether a request of a row that is not inline is as short as that.
     ``lockable`` False: allowed on committed versions though it is a POST. ``cached`` False: the answer
-    depends on more than this instance, so it gets no ETag. ``args``: parsers of path parts.
+    depends on more than this instance, so it gets no ETag; so does one to which a query option of ``uncached`` is given. ``args``: parsers of path parts.
     """
 
     method: str
@@ -122,6 +123,7 @@ class Endpoint:
     lockable: bool = True
     throttled: bool = False
     cached: bool = True
+    uncached: tuple[str, ...] = ()
     example: str = ""
     detail: str = ""
 

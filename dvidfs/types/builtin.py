@@ -9,8 +9,9 @@ from dvidfs.types.base import DataType, Registry
 from dvidfs.types.common import common_endpoints
 from dvidfs.types.imageblk import IMAGE_TYPES
 from dvidfs.types.keyvalue import KEYVALUE
+from dvidfs.types.roi import ROI
 
-BUILTIN_TYPES = (KEYVALUE, *IMAGE_TYPES)
+BUILTIN_TYPES = (KEYVALUE, *IMAGE_TYPES, ROI)
 
 
 def complete(kind: DataType) -> DataType:

@@ -21,7 +21,7 @@ from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, NotFound, UnknownInstance, Unsupported
 from dvidfs.kernels import fnv
 from dvidfs.types import helptext
-from dvidfs.types.base import OCTETS, TEXT, Body, Content, DataType, Endpoint, Param, Registry, flag
+from dvidfs.types.base import OCTETS, PLAIN, Body, Content, DataType, Endpoint, Param, Registry, flag
 
 COMPRESSIONS = {
     "none": "No compression, level -1",
@@ -245,7 +245,7 @@ def common_endpoints(kind: DataType) -> tuple[Endpoint, ...]:
     """The rows that every datatype has besides its own."""
 
     def get_help(view: ReadView) -> Content:
-        return Content(helptext.type_help(kind).encode() + b"\n", TEXT)
+        return Content(helptext.type_help(kind).encode() + b"\n", PLAIN)
 
     def get_info(view: ReadView) -> dict[str, Any]:
         return instance_json(view.txn, kind, view.instance, view.node)
@@ -254,7 +254,7 @@ def common_endpoints(kind: DataType) -> tuple[Endpoint, ...]:
         post_sync(view, body, replace, kind)
 
     rows = (
-        Endpoint("*", "help", get_help, "This text.", type=TEXT, example="help"),
+        Endpoint("*", "help", get_help, "This text.", type=PLAIN, example="help"),
         Endpoint(
             kind.info_method, "info", get_info, "The instance's properties as JSON.", example="info", cached=False
         ),

@@ -1,6 +1,6 @@
 """Volumes of every voxel type whose voxels are known, in a store that is served and mounted; and what a reader makes of them.
 
-Decides the voxels. Each volume begins at a negative odd coordinate, ends inside a block, and has a block that is not stored; so
+Decides the voxels. Each volume begins at a negative odd coordinate, ends inside a block, and has a corner that is not stored; so
 whatever is shifted, padded or turned round is seen. Voxels are equal in cells of 2x2x2, so those of scale 1 are known
 too: the mean of equal numbers. Invariant: arrays are (z, y, x) or (z, y, x, channel), points and sizes (x, y, z).
 """
@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 Point = tuple[int, int, int]
 
+SCALES = (0,)
+
 VOXEL_SIZE = (8.0, 10.0, 40.0)
-FIRST, LAST = (-21, -5, 19), (15, 23, 41)
-"""The extents, both corners inside."""
-HOLE = (0, 0, 32)
-"""A voxel of the block that is not stored."""
+FIRST, LAST = (-21, -5, 19), (75, 70, 41)
+"""The extents, both corners inside: two chunks of 64 voxels along x and y."""
+HOLE = 32
+"""No block is stored where both x and y are at least so large: one chunk is absent."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ class Sample:
 
     @cached_property
     def _cells(self) -> NDArray:
-        """All stored voxels, and their first (x, y, z): whole blocks around the extents."""
+        """One number for each 2x2x2 voxels of the blocks around the extents."""
         low, high = self._whole
         cells = [(b - a) // 2 for a, b in zip(low[::-1], high[::-1], strict=True)]
         rng = np.random.default_rng(7)
-        if self.dtype.startswith("f"):
+        if np.dtype(self.dtype).kind == "f":
             return rng.normal(0, 1000, (*cells, *self.channels)).astype(self.dtype)
         top = np.iinfo(self.dtype).max
         return rng.integers(0, top, (*cells, *self.channels), self.dtype, endpoint=True)
@@ -60,12 +62,12 @@ class Sample:
 
     @cached_property
     def _stored(self) -> NDArray:
+        """The voxels of the blocks around the extents."""
         voxels = self._cells
         for axis in range(3):
             voxels = voxels.repeat(2, axis)
-        hole = [slice((h - o) // self.block * self.block, None) for h, o in zip(HOLE, self._whole[0], strict=True)]
-        x, y, z = (slice(s.start, s.start + self.block) for s in hole)
-        voxels[z, y, x] = 0
+        x, y, _ = self._whole[0]
+        voxels[:, HOLE - y :, HOLE - x :] = 0
         return voxels
 
     def first(self, scale: int) -> Point:
@@ -93,7 +95,7 @@ class Sample:
         for z in range(low[2], high[2], b):
             for y in range(low[1], high[1], b):
                 for x in range(low[0], high[0], b):
-                    if all(o <= h < o + b for o, h in zip((x, y, z), HOLE, strict=True)):
+                    if x >= HOLE and y >= HOLE:
                         continue
                     part = self._stored[tuple(slice(n - o, n - o + b) for n, o in zip((z, y, x), low[::-1], strict=True))]
                     server.post(f"{node}/raw/0_1_2/{b}_{b}_{b}/{x}_{y}_{z}", part.tobytes()).ok()
@@ -126,8 +128,9 @@ class Library:
         instance = self.mount.path / self.alias / self.uuid / sample.name
         return instance / "scales" / str(scale) if scale else instance
 
-    def url(self, sample: Sample, path: str) -> str:
-        return f"{self.mount.url}/api/node/{self.uuid}/{sample.name}/{path}"
+    def path(self, sample: Sample, path: str) -> str:
+        """The same over HTTP."""
+        return f"/api/node/{self.uuid}/{sample.name}/{path}"
 
 
 @dataclass(frozen=True)

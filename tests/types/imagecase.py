@@ -89,11 +89,13 @@ class Case:
     def raw(self, size: str, offset: str, dims: str = "0_1_2", form: str | None = None, roi: str = "") -> bytes:
         return self.read(requests.get_raw, dims, size, offset, form, roi, "")
 
-    def post_raw(self, voxels: np.ndarray, offset: tuple[int, int, int], dims: str = "0_1_2", size: str = "") -> None:
+    def post_raw(
+        self, voxels: np.ndarray, offset: tuple[int, int, int], dims: str = "0_1_2", size: str = "", roi: str = ""
+    ) -> None:
         """Store voxels (z, y, x) at ``offset`` (x, y, z)."""
         size = size or "_".join(map(str, voxels.shape[::-1]))
         text = "_".join(map(str, offset))
-        values = self.read(requests.prepare_raw, dims, size, text, voxels.tobytes(), "", "", False)
+        values = self.read(requests.prepare_raw, dims, size, text, voxels.tobytes(), roi, "", False)
         self.write(requests.post_raw, **values)
 
     def post_blocks(self, coord: str, span: str, body: bytes) -> None:

@@ -25,7 +25,7 @@ by_row = pytest.mark.parametrize(("kind", "row"), ROWS, ids=[f"{k.name}-{r.metho
 
 def given_to(row: Endpoint) -> set[str]:
     """Names that a row hands to its function."""
-    names = {p.rstrip("?") for p in row.parts} | set(row.defaults)
+    names = {p.rstrip("?*") for p in row.parts} | set(row.defaults)
     return names | ({"body"} if row.body is not Body.NONE else set())
 
 
@@ -59,11 +59,11 @@ def test_whether_a_row_writes_is_told_by_its_function(kind: DataType, row: Endpo
 @by_row
 def test_rows_are_well_formed(kind: DataType, row: Endpoint):
     assert row.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "*")
-    assert re.fullmatch(r"[a-z0-9-]+(/\{\w+\??\})*", row.path)
+    assert re.fullmatch(r"[a-z0-9-]+(/\{\w+\??\})*(/\{\w+\*\})?", row.path)
     optional = [name.endswith("?") for name in row.parts]
     assert optional == sorted(optional), "what may be missing comes last"
     assert len(set(row.parts)) == len(row.parts)
-    assert set(row.args) <= {p.rstrip("?") for p in row.parts}
+    assert set(row.args) <= {p.rstrip("?*") for p in row.parts}
     wire = [p.alias or p.name for p in row.query]
     assert len(set(wire)) == len(wire)
     assert "admintoken" not in wire

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from dvidfs.errors import BadRequest, Unsupported
@@ -54,6 +55,15 @@ def test_four_byte_voxels_show_their_bytes(dtype):
     voxels = gradient(dtype)
     picture = decode_picture(encode_picture(voxels, parse_format("png")))
     assert np.array_equal(picture.view(dtype)[..., 0], voxels)
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [("u1", 4), ("<u4", 0), ("<f4", 0), ("<u8", 0)])
+def test_tiff_readers_see_all_samples(dtype, channels):
+    voxels = gradient(dtype) * np.dtype(dtype).type(0x0123456789ABCD) if dtype == "<u8" else gradient(dtype)
+    voxels = np.repeat(voxels[..., None], 4, 2) if channels else voxels
+    with tifffile.TiffFile(io.BytesIO(encode_picture(voxels, parse_format("tif")))) as tiff:
+        assert tiff.pages[0].tags["ExtraSamples"].value == (2,)  # alpha, not multiplied in
+        assert np.array_equal(tiff.asarray(), as_picture(voxels))
 
 
 def test_eight_byte_voxels_show_their_bytes_as_four_samples():

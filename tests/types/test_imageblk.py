@@ -16,11 +16,11 @@ from PIL import Image
 from dvidfs.engine import Store, keys, open_engine
 from dvidfs.engine.keys import Family
 from dvidfs.engine.values import Prepared
-from dvidfs.errors import BadRequest, Conflict, DvidfsError, Locked, UnknownInstance, Unsupported
+from dvidfs.errors import BadRequest, Conflict, DvidfsError, Locked, UnknownInstance
 from dvidfs.types.formats import blockform, blockstream
 from dvidfs.types.formats.rasters import decode_picture
 from dvidfs.types.geometry import Box
-from dvidfs.types.imageblk import UINT8BLK, check_blocks, extents, image_type, pictures, requests, volume
+from dvidfs.types.imageblk import check_blocks, extents, image_type, pictures, requests, volume
 from dvidfs.types.imageblk.kinds import KINDS
 from dvidfs.types.imageblk.volume import Volume
 
@@ -213,12 +213,6 @@ def test_every_voxel_type_keeps_its_bytes(engine, typename):
     assert picture.shape[:2] == (4, 8)
 
 
-def test_only_uint8blk_is_offered_so_far():
-    from dvidfs.types.builtin import BUILTIN_TYPES
-
-    assert [t.name for t in BUILTIN_TYPES if t.name in KINDS] == ["uint8blk"]
-
-
 # ---------------------------------------------------------------- pictures
 
 
@@ -371,8 +365,10 @@ def test_posted_blocks_are_stored_in_order_and_leave_extents(case):
 
 
 def info(case):
+    kind = image_type(KINDS["uint8blk"])
+
     def look(view):
-        return json.loads(json.dumps([UINT8BLK.extended(view.instance, view), UINT8BLK.extents(view)]))
+        return json.loads(json.dumps([kind.extended(view.instance, view), kind.extents(view)]))
 
     return case.read(look)
 
@@ -481,7 +477,7 @@ def test_short_settings_are_completed(engine, name, value, shown):
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(name, value):
     with pytest.raises(BadRequest) as error:
-        UINT8BLK.configure({name.lower(): value})
+        image_type(KINDS["uint8blk"]).configure({name.lower(): value})
     assert "\n" not in str(error.value)
 
 
@@ -565,11 +561,6 @@ def test_malformed_lists_of_blocks_are_refused(case, blocks):
 def test_malformed_oblique_slices_are_refused(case, args):
     with pytest.raises(BadRequest):
         case.read(requests.get_arb, *args, None)
-
-
-def test_oblique_slices_are_cut_of_bytes_only(engine):
-    with pytest.raises(Unsupported, match="bytes only"):
-        Case.new(engine, "uint16blk").read(requests.get_arb, "0_0_0", "80_0_0", "0_80_0", "8", None)
 
 
 def test_rawkey_answers_nothing_and_takes_no_path(case):

@@ -415,7 +415,7 @@ def test_a_remote_survives_json(engine: Engine, tmp_path: Path):
 def test_kept_chunks_stay_within_their_limit(sizes: list[int]):
     chunks = remote.Chunks(2000)
     for number, size in enumerate(sizes):
-        chunks.keep("v", {(number, 0, 0): remote.StoredChunk(bytes(size)) if size else None})
+        chunks.keep("v", {(number, 0, 0): bytes(size) if size else None})
     found, missing = chunks.find("v", [(n, 0, 0) for n in range(len(sizes))])
     assert sum(len(c or b"") for c in found.values()) <= 2000
     assert len(found) + len(missing) == len(sizes)

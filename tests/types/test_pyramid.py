@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from imagecase import Case
 
-from dvidfs.engine import Engine, ReadView, Store, open_engine, repos
+from dvidfs.engine import Engine, Store, open_engine
 from dvidfs.engine.check import check_store
 from dvidfs.engine.upkeep import run_waiting
 from dvidfs.errors import BadRequest, Conflict, Locked
@@ -248,7 +247,9 @@ class History(RuleBasedStateMachine):
             voxels, box = version.voxels(self.block, self.kind.dtype, max(1, len(self.kind.values)))
         except Conflict:
             with pytest.raises(Conflict):
-                case.read(lambda view: Volume.of(view, version.ready).read(pyramid.extents_at(version.extents, version.ready)))
+                case.read(
+                    lambda view: Volume.of(view, version.ready).read(pyramid.extents_at(version.extents, version.ready))
+                )
             return
         for scale in range(1, version.ready + 1):
             voxels, box = mean(voxels, box)

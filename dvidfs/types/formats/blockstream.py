@@ -7,7 +7,10 @@ same records. Source: reference note "imageblk" 5.4.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dvidfs.errors import BadRequest
 from dvidfs.types.geometry import Point
@@ -17,16 +20,18 @@ Buffer = bytes | memoryview
 _HEAD = struct.Struct("<4i")
 
 
-def record_head(coord: Point, size: int) -> bytes:
-    """The 16 bytes before a payload of ``size`` bytes."""
-    return _HEAD.pack(*coord, size)
-
-
-def write_records(blocks: Iterable[tuple[Point, Buffer]]) -> Iterator[Buffer]:
-    """Heads and payloads in turn, for vectored writing: no payload is copied."""
-    for coord, payload in blocks:
-        yield record_head(coord, len(payload))
-        yield payload
+def records(coords: NDArray[np.integer] | Sequence[Point], payloads: Sequence[Buffer]) -> list[Buffer]:
+    """Heads and payloads in turn, for vectored writing: no payload is copied. ``coords``: (n, 3), x y z."""
+    if not payloads:
+        return []
+    heads = np.empty((len(payloads), 4), "<i4")
+    heads[:, :3] = coords
+    heads[:, 3] = [len(payload) for payload in payloads]
+    text, size = heads.tobytes(), _HEAD.size
+    out: list[Buffer] = [b""] * (2 * len(payloads))
+    out[::2] = [text[at : at + size] for at in range(0, len(text), size)]
+    out[1::2] = payloads
+    return out
 
 
 def read_records(stream: Buffer) -> Iterator[tuple[Point, memoryview]]:

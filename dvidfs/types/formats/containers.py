@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from dvidfs.types.formats.nifti import NIFTI
 from dvidfs.types.formats.npy import NPY, RAW
+from dvidfs.types.formats.tiff import TIFF
 
-CONTAINERS = {c.suffix: c for c in (NPY, RAW, NIFTI)}
+CONTAINERS = {c.suffix: c for c in (NPY, RAW, NIFTI, TIFF)}

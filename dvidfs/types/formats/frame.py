@@ -24,6 +24,8 @@ NANOMETERS = {
     "millimeters": 1e6,
     "mm": 1e6,
 }
+_SIZES = (1e-2, 1e12)
+"""Sizes of voxels in nm that every format can state (a kilometer at most)."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Frame:
 
     @cached_property
     def nanometers(self) -> tuple[float, float, float]:
-        """Size of a voxel (x, y, z) in nm; units that are not known count as nm."""
+        """Size of a voxel (x, y, z) in nm; units that are not known count as nm, sizes that cannot be as 1 nm."""
         x, y, z = (s * NANOMETERS.get(u.lower(), 1.0) for s, u in zip(self.voxel_size, self.units, strict=True))
-        return x, y, z
+        low, high = _SIZES
+        return x if low <= x <= high else 1.0, y if low <= y <= high else 1.0, z if low <= z <= high else 1.0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ Invariant: the samples are those of the file, 16-bit ones too, or it is refused.
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
@@ -23,6 +24,7 @@ from dvidfs.types.formats.png import SIGNATURE
 _CHANNELS = {0: 1, 2: 3, 6: 4}
 _MAX_BYTES = 1 << 32
 """More samples than this are no slice but a damaged header."""
+_DAMAGE: Any = (isal_zlib.IsalError, EOFError)
 _HEADER = struct.Struct(">IIBBBBB")
 
 
@@ -72,7 +74,7 @@ def _packed(data: bytes) -> bytes | None:
 def _inflated(packed: bytes, height: int, row: int) -> NDArray[np.uint8]:
     try:
         lines = isal_zlib.decompress(packed, bufsize=height * row)
-    except (isal_zlib.error, EOFError) as error:
+    except _DAMAGE as error:
         raise BadRequest(f"its compressed data are damaged: {error}") from None
     if len(lines) != height * row:
         raise BadRequest(f"it holds {len(lines)} bytes of rows instead of {height * row}")

@@ -44,6 +44,7 @@ ENDPOINTS = (
         query=(*MASK, THROTTLE),
         type=OCTETS,
         throttled=True,
+        uncached=("roi",),
         light=light.raw,
         detail=DIMS
         + "format of a slice: png, jpg, jpg:<quality>, tif, bmp; of a volume: none, or jpg for one tall picture.",

@@ -96,14 +96,20 @@ class Coarse(Volume):
         found = [f for start, stop in spans for f in self.view.scan(Family.BLOCK, start, stop, note)]
         right, wrong = self.sort(self._loaded(found))
         seen = {*broken, *(f.enc for f in found)}
-        for enc in self.strays:
-            _, x, y, z = keys.decode_block(enc)
-            if enc not in seen and blocks.intersect(Box((x, y, z), (1, 1, 1))) is not None:
-                broken.append(enc)
-        return right, wrong + broken
+        hidden = [enc for enc in self.strays if enc not in seen and blocks.contains(_one(enc))]
+        return right, [*wrong, *broken, *hidden]
 
     def _loaded(self, found: Sequence[Found]) -> list[tuple[bytes, Buffer]]:
         return list(zip([f.enc for f in found], self.view.load_many([f.entry for f in found]), strict=True))
+
+    def has(self, blocks: Box) -> bool:
+        return super().has(blocks) or any(blocks.contains(_one(enc)) for enc in self.strays)
+
+    def coords(self) -> Iterator[Point]:
+        if not self.view.lineage.merges:
+            yield from super().coords()
+        else:  # some may be known only from what is below them
+            yield from sorted(scales.above(set(self.below.coords())), key=lambda coord: coord[::-1])
 
     def payload(self, coord: Point) -> Buffer | None:
         return self.payloads([coord])[0]
@@ -189,6 +195,11 @@ class Coarse(Volume):
                 means.trim(voxels, tuple(low.tolist()), tuple((low + inside.shape).tolist()))
         halved = self.kind.halve(self.kind.split(voxels))
         return self.form.encode(halved.view(self.kind.item).reshape(self.block_shape))
+
+
+def _one(enc: bytes) -> Box:
+    """The block of a key, as a box of blocks."""
+    return Box(keys.decode_block(enc)[1:], (1, 1, 1))
 
 
 def _each(work, items: Sequence[Children]) -> list[bytes | None]:  # noqa: ANN001

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ from dvidfs.kernels.oblique import Patch
 from dvidfs.types.base import Content
 from dvidfs.types.formats.png import png_strips
 from dvidfs.types.formats.rasters import PictureFormat, as_picture, encode_picture
-from dvidfs.types.geometry import COORD_MAX, COORD_MIN, Box, Plane
+from dvidfs.types.geometry import COORD_MAX, COORD_MIN, Box, Plane, Point
+from dvidfs.types.imageblk.kinds import VoxelKind
 from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume
 
 WHOLE_PIXELS = 1 << 28
@@ -31,7 +33,17 @@ _TILE_BYTES = 32 << 20
 """and of so many that the blocks which they touch are no larger together."""
 
 
-def slice_rows(volume: Volume, plane: Plane, box: Box, first: int, stop: int) -> NDArray:
+class Window(Protocol):
+    """Voxels that a slice can be cut of: a volume, or one seen through a mask."""
+
+    @property
+    def kind(self) -> VoxelKind: ...
+    @property
+    def block(self) -> Point: ...
+    def read(self, box: Box) -> NDArray: ...
+
+
+def slice_rows(volume: Window, plane: Plane, box: Box, first: int, stop: int) -> NDArray:
     """Rows [first, stop) of the slice that ``box`` is (one voxel thick across ``plane``): (y, x), or (y, x, channels)."""
     across, down = plane.axes
     offset, size = list(box.offset), list(box.size)
@@ -40,7 +52,7 @@ def slice_rows(volume: Volume, plane: Plane, box: Box, first: int, stop: int) ->
     return volume.kind.split(volume.read(part).reshape(stop - first, box.size[across]))
 
 
-def slice_content(volume: Volume, plane: Plane, box: Box, form: PictureFormat) -> Content:
+def slice_content(volume: Window, plane: Plane, box: Box, form: PictureFormat) -> Content:
     """The picture file of a slice."""
     width, height = (box.size[axis] for axis in plane.axes)
     if form.name == "png" and box.volume * volume.kind.bytes > PIECE_BYTES:
@@ -54,7 +66,7 @@ def picture_content(voxels: NDArray, form: PictureFormat) -> Content:
     return Content(data, form.content_type, len(data))
 
 
-def _strips(volume: Volume, plane: Plane, box: Box) -> Iterator[NDArray]:
+def _strips(volume: Window, plane: Plane, box: Box) -> Iterator[NDArray]:
     width, height = (box.size[axis] for axis in plane.axes)
     depth = volume.block[plane.axes[1]]
     rows = max(1, PIECE_BYTES // (width * volume.kind.bytes))

@@ -26,7 +26,7 @@ from dvidfs.types.imageblk.settings import MAX_BLOCK_VOXELS
 from dvidfs.types.imageblk.volume import REMOTE, Volume, as_bytes, is_proxied
 from dvidfs.types.proxy.describe import Remote, describe
 from dvidfs.types.proxy.places import resolve
-from dvidfs.types.proxy.remote import RemoteVolume, StoredChunk, opened
+from dvidfs.types.proxy.remote import RemoteVolume, opened
 
 _MAX_SIDE = 256
 _LISTED = 1_000_000
@@ -119,8 +119,8 @@ class ProxyVolume(Volume):
         return self.payloads([coord])[0]
 
     def decode(self, payload: Buffer) -> Bytes:
-        if isinstance(payload, StoredChunk):
-            return payload.decoded(self.block_bytes)
+        if self.form.name == "jpeg" and isinstance(payload, bytes):
+            return self.remote.decode(payload, self.block_bytes)
         return super().decode(payload)
 
     def has(self, blocks: Box) -> bool:

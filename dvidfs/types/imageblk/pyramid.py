@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dvidfs import kernels
 from dvidfs.engine import Engine, jobs, keys
 from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer, ReadTxn, WriteTxn
@@ -29,6 +30,7 @@ from dvidfs.types.geometry import COORD_MAX, COORD_MIN, Box, Point, covering_blo
 from dvidfs.types.imageblk import extents
 from dvidfs.types.imageblk.coarse import Coarse
 from dvidfs.types.imageblk.scales import (
+    JOB,
     MOST,
     Levels,
     add_job,
@@ -45,6 +47,7 @@ from dvidfs.types.imageblk.volume import coords_of, is_proxied
 
 __all__ = [
     "ENDPOINTS",
+    "JOB",
     "build",
     "check",
     "default_scales",
@@ -300,13 +303,15 @@ def build(
         Locked: the version is committed, or was while they were made.
         Busy: another process makes them, or the job was cancelled.
     """
-    refusal = "this version has been committed: make scales in a child, see `dvidfs newversion`"
+    refusal = f"version {version} has been committed: make scales in a child, see `dvidfs newversion`"
 
     def claim(txn: WriteTxn) -> jobs.Job:
         node = txn.graph.version(version)
         view = WriteView(txn, node, txn.graph.instance(node, name), refusal=refusal)
         return _claim(view, _begin(view, wanted))
 
+    for module in ("means_numba", "blocks_numba"):
+        kernels.load(module)
     job = engine.write(claim)
     total = _total(engine, job)
     args: dict[str, Any] | None = dict(job.args)

@@ -18,8 +18,9 @@ from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, Locked
 from dvidfs.kernels import blocks as kernel
+from dvidfs.types import workers
 from dvidfs.types.base import OCTETS, Content
-from dvidfs.types.formats.blockstream import write_records
+from dvidfs.types.formats.blockstream import records
 from dvidfs.types.formats.rasters import PictureFormat, parse_format
 from dvidfs.types.geometry import (
     Box,
@@ -37,11 +38,18 @@ from dvidfs.types.geometry import (
     parse_size,
 )
 from dvidfs.types.imageblk import extents, pictures, settings
+from dvidfs.types.imageblk.masked import Edge, MaskedVolume, joined, select
+from dvidfs.types.imageblk.pictures import Window
 from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume, as_bytes, check_writable, is_proxied, put_blocks
-from dvidfs.types.pieces import Spool, batched
+from dvidfs.types.pieces import Spool
+from dvidfs.types.roi.mask import Mask
 
 MAX_ROWS = 1 << 22
+WHOLE_BYTES = 1 << 20
+"""A longer volume is sent while the rest of it is put together."""
 COMPRESSIONS = ("", "uncompressed", "jpeg")
+SLOW = ("jpeg", "gzip")
+"""Forms of which decoding a block takes so long that all cores share it."""
 
 
 # ---------------------------------------------------------------- windows
@@ -64,28 +72,28 @@ def get_isotropic(
 def _window(
     view: ReadView, dims: str, size: str, offset: str, form: str, roi: str, attenuation: str, *, squared: bool
 ) -> Content:
-    volume, plane = Volume.of(view), parse_plane(dims)
-    _check_mask(view, roi, attenuation)
+    plane, mask = parse_plane(dims), _mask(view, roi, attenuation)
+    volume = Volume.of(view) if mask is None else MaskedVolume(Volume.of(view), mask)
     box = parse_box(plane, size, offset)
     n = check_volume(box, volume.kind.bytes)
     if not plane.is_volume:
         picture = parse_format(form)
         if squared:
-            return _squared(volume, dims, box, offset, picture)
+            return _squared(view, volume, dims, box, offset, picture)
         return pictures.slice_content(volume, plane, box, picture)
     if form in ("jpg", "jpeg"):
         x, y, z = box.size
         pictures.check_whole(x, y * z)
         return pictures.picture_content(volume.kind.split(volume.read(box).reshape(y * z, x)), PictureFormat("jpeg"))
-    if n <= PIECE_BYTES:
+    if n <= WHOLE_BYTES:
         return Content(as_bytes(volume.read(box)), OCTETS, n)
     return Content(volume.stream(box), OCTETS, n)
 
 
-def _squared(volume: Volume, dims: str, box: Box, offset: str, form: PictureFormat) -> Content:
+def _squared(view: ReadView, volume: Window, dims: str, box: Box, offset: str, form: PictureFormat) -> Content:
     plane = parse_plane(dims)
     width, height = (box.size[axis] for axis in plane.axes)
-    voxel = volume.view.instance.settings["VoxelSize"]
+    voxel = view.instance.settings["VoxelSize"]
     across, down = (voxel[axis] for axis in plane.axes) if voxel else (1.0, 1.0)
     source = pictures.square_size((across, down), width, height)
     if source == (width, height):
@@ -97,14 +105,13 @@ def _squared(volume: Volume, dims: str, box: Box, offset: str, form: PictureForm
     return pictures.picture_content(pictures.rescale(picture, width, height), form)
 
 
-def _check_mask(view: ReadView, roi: str, attenuation: str) -> None:
-    """Refuses a mask that is none. ``attenuation`` has no effect, as in the original, but must make sense."""
+def _mask(view: ReadView, roi: str, attenuation: str) -> Mask | None:
+    """The region that an answer or a body is masked by. ``attenuation`` has no effect, as in the original, but must make sense."""
     if not roi:
-        return
+        return None
     if attenuation:
         parse_int(attenuation, "Attenuation should be from 1 to 7 (divides by 2^n):", 1, 7)
-    kind = view.other(roi).instance.type
-    raise BadRequest(f'"{roi}" is of type {kind}: only an instance of type roi can be a mask')
+    return Mask.named(view, roi)
 
 
 def get_arb(
@@ -131,7 +138,7 @@ def prepare_raw(
         raise Locked(f'Data "{view.instance.name}" does not support /raw endpoint since it is proxying data')
     if not plane.is_volume:
         raise BadRequest("DVID does not permit 2d mutations, only 3d block-aligned stores")
-    _check_mask(view, roi, attenuation)
+    mask = _mask(view, roi, attenuation)
     box = parse_box(plane, size, offset)
     n = check_volume(box, volume.kind.bytes)
     if not is_aligned(box, volume.block):
@@ -141,24 +148,34 @@ def prepare_raw(
         )
     if len(body) != n:
         raise BadRequest(f"voxels data was {len(body)} bytes, expected {n} bytes for a volume of {box}")
-    return {"box": box, "blocks": _encode(volume, box, body), "mutate": mutate}
+    blocks, edges = _encode(volume, box, body, mask)
+    return {"box": box, "blocks": blocks, "mutate": mutate, "edges": edges}
 
 
-def _encode(volume: Volume, box: Box, voxels: Buffer) -> Spool[Point]:
-    """The payloads of a volume made of whole blocks, made layer by layer."""
+def _encode(volume: Volume, box: Box, voxels: Buffer, mask: Mask | None) -> tuple[Spool[Point], list[Edge]]:
+    """The payloads of a volume made of whole blocks, made layer by layer; blocks that a mask cuts through are left as voxels."""
     grid = covering_blocks(box, volume.block)
-    (x0, y0, z0), (nx, _, nz) = grid.offset, grid.size
+    (x0, y0, z0), (nx, ny, nz) = grid.offset, grid.size
     array, depth, out = np.frombuffer(voxels, volume.kind.item).reshape(box.shape), volume.block[2], Spool[Point]()
-    for z in range(nz):
-        layer = kernel.scatter(array[z * depth : (z + 1) * depth], volume.block_shape)
-        for i, payload in enumerate(volume.encode(layer)):
-            out.add((x0 + i % nx, y0 + i // nx, z0 + z), payload)
-    return out
+    edges: list[Edge] = []
+    for z in range(z0, z0 + nz):
+        layer = kernel.scatter(array[(z - z0) * depth : (z - z0 + 1) * depth], volume.block_shape)
+        coords = [(x, y, z) for y in range(y0, y0 + ny) for x in range(x0, x0 + nx)]
+        if mask is not None:
+            inside = select(mask, Box((x0, y0, z), (nx, ny, 1)), volume.block)
+            edges += [(coords[i], layer[i].copy(), flags) for i, flags in inside.partly]
+            coords, layer = [c for c, is_in in zip(coords, inside.whole, strict=True) if is_in], layer[inside.whole]
+        for coord, payload in zip(coords, volume.encode(layer), strict=True):
+            out.add(coord, payload)
+    return out, edges
 
 
-def post_raw(view: WriteView, box: Box, blocks: Iterable[tuple[Point, Buffer]], mutate: bool) -> None:
-    """Stores the blocks of a volume; extents grow to cover it."""
+def post_raw(
+    view: WriteView, box: Box, blocks: Iterable[tuple[Point, Buffer]], mutate: bool, edges: Sequence[Edge] = ()
+) -> None:
+    """Stores the blocks of a volume, and the part of those at the edges of a mask; extents grow to cover it all."""
     put_blocks(view, blocks)
+    put_blocks(view, joined(view, edges))
     extents.grow(view, box)
     action = "mutate" if mutate else "ingest"
     journal.record(view, action, Offset=box.offset, Size=box.size)
@@ -240,14 +257,14 @@ def get_subvolblocks(view: ReadView, size: str, offset: str, compression: str) -
         raise BadRequest(f"{sy} x {sz} rows of blocks are too many to look through: want at most {MAX_ROWS}")
     rows = max(1, PIECE_BYTES // (sx * volume.block_bytes))
 
-    def records() -> Iterator[Buffer]:
+    def pieces() -> Iterator[Buffer]:
         for layer in range(z, z + sz):
             for first in range(y, y + sy, rows):
                 part = Box((x, first, layer), (sx, min(rows, y + sy - first), 1))
                 coords, payloads = volume.stored(part)
-                yield from wire.records(((x, y, z), p) for (z, y, x), p in zip(coords.tolist(), payloads, strict=True))
+                yield from records(coords[:, ::-1], wire.sent(payloads))
 
-    return _joined(records(), blocks.volume * volume.block_bytes)
+    return _joined(pieces(), blocks.volume * volume.block_bytes)
 
 
 def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: str) -> Content:
@@ -263,13 +280,14 @@ def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: 
     coords = [(x, y, z) for x, y, z in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)]
     step = max(1, PIECE_BYTES // volume.block_bytes)
 
-    def records() -> Iterator[Buffer]:
+    def pieces() -> Iterator[Buffer]:
         for at in range(0, len(coords), step):
             part = coords[at : at + step]
-            payloads = volume.payloads(part)
-            yield from wire.records((c, p) for c, p in zip(part, payloads, strict=True) if p is not None)
+            found = volume.payloads(part)
+            there = [c for c, p in zip(part, found, strict=True) if p is not None]
+            yield from records(there, wire.sent([p for p in found if p is not None]))
 
-    return _joined(records(), len(coords) * volume.block_bytes)
+    return _joined(pieces(), len(coords) * volume.block_bytes)
 
 
 class _Wire:
@@ -286,19 +304,24 @@ class _Wire:
             )
         self.volume, self.inflated = volume, compression == "uncompressed"
 
-    def records(self, blocks: Iterable[tuple[Point, Buffer]]) -> Iterator[Buffer]:
-        """Heads and payloads of stored blocks."""
+    def sent(self, payloads: list[Buffer]) -> list[Buffer]:
+        """What is sent of stored blocks."""
         if not self.inflated:
-            return write_records(blocks)
-        return write_records((coord, as_bytes(self.volume.decode(payload))) for coord, payload in blocks)
+            return payloads
+        if self.volume.form.name in SLOW:
+            return list(map(as_bytes, workers.each(self.volume.decode, payloads)))
+        form, decode = self.volume.stored_form, self.volume.decode
+        head = form.head or b""
+        n, whole = len(head), len(head) + form.size if head else -1
+        return [p[n:] if len(p) == whole and p[:n] == head else as_bytes(decode(p)) for p in payloads]
 
 
 def _joined(pieces: Iterator[Buffer], estimate: int) -> Content:
-    """A short answer whole, so that its length is known; a long one piece by piece."""
-    if estimate <= PIECE_BYTES:
-        body = b"".join(pieces)
-        return Content(body, OCTETS, len(body))
-    return Content(batched(pieces), OCTETS)
+    """A short answer's pieces are all at hand, so that its length is known; a long one is made as it is sent."""
+    if estimate > PIECE_BYTES:
+        return Content(pieces, OCTETS)
+    known = list(pieces)
+    return Content(known, OCTETS, sum(map(len, known)))
 
 
 # ---------------------------------------------------------------- the volume as a whole

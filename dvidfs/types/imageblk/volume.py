@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,12 @@ from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
 
 PIECE_BYTES = 32 << 20
 """No piece of an answer is larger."""
-LIGHT_BYTES = 8 << 20
+LIGHT_BYTES = 2 << 20
 """Layers of blocks are joined to pieces of about this size: large enough to share out, small enough to overlap."""
 REMOTE = "Remote"
 """The private setting of an instance whose voxels live elsewhere: what is known of that place."""
+_AT_ONCE = 256
+"""Blocks are handed to the store in portions of so many."""
 _KEY = np.dtype([("scale", "u1"), ("zyx", ">u4", 3)])
 
 
@@ -167,20 +170,12 @@ class Volume:
         return out
 
     def stream(self, box: Box) -> Iterator[memoryview]:
-        """The bytes of a box in C order; one piece is being assembled by other threads while the last one is used."""
-        waiting = None
-        try:
-            for piece in self.pieces(box):
-                found = self.stored(covering_blocks(piece, self.block))
-                coming = workers.pool().submit(self.assemble, piece, *found)
-                last, waiting = waiting, coming
-                if last is not None:
-                    yield as_bytes(last.result())
-            if waiting is not None:
-                yield as_bytes(waiting.result())
-        finally:
-            if waiting is not None:  # it looks at the snapshot, which ends with this generator
-                waiting.exception()
+        """The bytes of a box in C order, made piece by piece as they are asked for."""
+        parts = ((piece, *self.stored(covering_blocks(piece, self.block))) for piece in self.pieces(box))
+        if box.volume * self.kind.bytes <= PIECE_BYTES:
+            parts = iter(list(parts))  # so a conflict is told before the first byte
+        for part in parts:
+            yield as_bytes(self.assemble(*part))
 
     def pieces(self, box: Box) -> Iterator[Box]:
         """Boxes that follow each other in C order and make up ``box``: layers of blocks; where these are too large, thinner."""
@@ -224,10 +219,11 @@ def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]]) -> None:
     Whatever writes voxels does it through here.
     """
     check_writable(view)
-    written = []
-    for coord, payload in blocks:
-        view.put(Family.BLOCK, keys.encode_block(0, *coord), Prepared(payload, len(payload)))
-        written.append(coord)
+    waiting, written = iter(blocks), []
+    while part := list(islice(waiting, _AT_ONCE)):
+        payloads = {keys.encode_block(0, *coord): Prepared(payload, len(payload)) for coord, payload in part}
+        view.put_many(Family.BLOCK, [(enc, value, b"") for enc, value in sorted(payloads.items())])
+        written += [coord for coord, _ in part]
     scales.mark(view, written)
 
 

@@ -8,6 +8,7 @@ sharded format, and reference note "imageblk" 5.7 for clipped chunks.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -23,29 +24,18 @@ from dvidfs.types.geometry import Box, Point
 from dvidfs.types.proxy.describe import Remote, open_array
 from dvidfs.types.proxy.reach import JPEG_PART, answers, cache_bytes, context, library
 
+_ROW = 200
+"""Bytes that a kept chunk takes besides its own."""
 
-class StoredChunk(bytes):
-    """A chunk as JPEG of a whole block. ``where`` names it; ``voxels`` are those of a chunk that had to be made larger."""
 
-    where: str = ""
-    voxels: NDArray[np.uint8] | None = None
+class Bordered(bytes):
+    """A chunk from the border of the volume, made larger and encoded again; ``voxels`` are those of the chunk itself."""
 
-    def decoded(self, size: int) -> NDArray[np.uint8]:
-        """The ``size`` voxels, in one dimension; raises Corrupt if that is not what is there."""
-        if self.voxels is not None:
-            return self.voxels
-        try:
-            voxels = simplejpeg.decode_jpeg(self, "GRAY").reshape(-1)
-        except ValueError as error:
-            raise Corrupt(f"chunk {self.where} of a remote volume cannot be read as jpeg: {error}") from None
-        if voxels.size != size:
-            raise Corrupt(f"chunk {self.where} of a remote volume holds {voxels.size} voxels instead of {size}")
-        return voxels
+    voxels: NDArray[np.uint8]
 
-    @property
-    def weight(self) -> int:
-        """Bytes that it takes in memory."""
-        return len(self) + (self.voxels.nbytes if self.voxels is not None else 0) + 200
+
+Chunk = bytes
+"""A chunk as JPEG of a whole block."""
 
 
 class Chunks:
@@ -55,9 +45,9 @@ class Chunks:
         self._limit = limit
         self._used = 0
         self._lock = threading.Lock()
-        self._held: OrderedDict[tuple[Any, Point], StoredChunk | None] = OrderedDict()
+        self._held: OrderedDict[tuple[Any, Point], Chunk | None] = OrderedDict()
 
-    def find(self, volume: Any, coords: Sequence[Point]) -> tuple[dict[Point, StoredChunk | None], list[Point]]:
+    def find(self, volume: Any, coords: Sequence[Point]) -> tuple[dict[Point, Chunk | None], list[Point]]:
         """Those that are kept (None: known not to be there), and the rest."""
         found, missing = {}, []
         with self._lock:
@@ -70,7 +60,7 @@ class Chunks:
                     missing.append(coord)
         return found, missing
 
-    def keep(self, volume: Any, chunks: dict[Point, StoredChunk | None]) -> None:
+    def keep(self, volume: Any, chunks: dict[Point, Chunk | None]) -> None:
         with self._lock:
             for coord, chunk in chunks.items():
                 if (volume, coord) not in self._held:
@@ -79,9 +69,14 @@ class Chunks:
             while self._used > self._limit and self._held:
                 self._used -= _weight(self._held.popitem(last=False)[1])
 
+    def coord_of(self, volume: Any, chunk: Chunk) -> Point | None:
+        """Where that very chunk lies, if it is still kept; looks through all of them."""
+        with self._lock:
+            return next((coord for (of, coord), held in self._held.items() if held is chunk and of == volume), None)
 
-def _weight(chunk: StoredChunk | None) -> int:
-    return 200 if chunk is None else chunk.weight
+
+def _weight(chunk: Chunk | None) -> int:
+    return _ROW + len(chunk or b"") + (chunk.voxels.nbytes if isinstance(chunk, Bordered) else 0)
 
 
 class RemoteVolume:
@@ -146,30 +141,43 @@ class RemoteVolume:
             spec = {"driver": "neuroglancer_uint64_sharded", "metadata": dict(remote.sharding), "base": url}
         return answers(self._server, lambda: [ts.KvStore.open(spec, context=context())])[0]
 
-    def chunks(self, coords: Sequence[Point]) -> list[StoredChunk | None]:
+    def chunks(self, coords: Sequence[Point]) -> list[Chunk | None]:
         """Chunks by their coordinates (x, y, z) in the grid of the volume, as JPEG of whole blocks; None for one that is not there."""
-        found, missing = self._chunks.find(self._server_key, coords)
+        found, missing = self._chunks.find(self._key, coords)
         if missing:
-            folder = self._folder()
+            folder, size = self._folder(), len(missing) * math.prod(self.remote.chunk)
             names = [self._name(coord) for coord in missing]
-            read = answers(
-                self._server, lambda: [folder.read(name) for name in names], len(missing) * self._chunk_bytes
-            )
-            made = {c: self._made(c, result) for c, result in zip(missing, read, strict=True)}
-            self._chunks.keep(self._server_key, made)
+            read = answers(self._server, lambda: [folder.read(name) for name in names], size)
+            made = {coord: self._made(coord, result) for coord, result in zip(missing, read, strict=True)}
+            self._chunks.keep(self._key, made)
             found |= made
         return [found[coord] for coord in coords]
 
+    def decode(self, chunk: Chunk, size: int) -> NDArray[np.uint8]:
+        """The ``size`` voxels of a chunk that :meth:`chunks` gave, in one dimension.
+
+        Raises:
+            Corrupt: that is not what is there; names the chunk.
+        """
+        return chunk.voxels if isinstance(chunk, Bordered) else self._decode(chunk, size, None)
+
+    def _decode(self, chunk: Chunk, size: int, coord: Point | None) -> NDArray[np.uint8]:
+        try:
+            voxels = simplejpeg.decode_jpeg(chunk, "GRAY").reshape(-1)
+            if voxels.size == size:
+                return voxels
+            problem = f"it holds {voxels.size} voxels instead of {size}"
+        except ValueError as error:
+            problem = str(error)
+        coord = coord or self._chunks.coord_of(self._key, chunk)
+        where = f"chunk {self._file_name(coord)}" if coord else "a chunk"
+        raise Corrupt(f"{where} of the volume at {self.remote.place} cannot be read as jpeg: {problem}")
+
     @property
-    def _server_key(self) -> tuple[str, int]:
+    def _key(self) -> tuple[str, int]:
         return self.remote.place, self.remote.scale
 
-    @property
-    def _chunk_bytes(self) -> int:
-        x, y, z = self.remote.chunk
-        return x * y * z
-
-    def _clipped(self, coord: Point) -> Box:
+    def _inside(self, coord: Point) -> Box:
         """The voxels that a chunk holds."""
         remote = self.remote
         x, y, z = (o + c * n for o, c, n in zip(remote.offset, coord, remote.chunk, strict=True))
@@ -178,10 +186,12 @@ class RemoteVolume:
         return inside
 
     def _name(self, coord: Point) -> str | bytes:
-        if self.remote.sharding is not None:
-            return morton(coord, self.grid).to_bytes(8, "big")
-        box = self._clipped(coord)
-        return "_".join(f"{a}-{b}" for a, b in zip(box.offset, box.stop, strict=True))
+        """What a chunk is called where it is stored."""
+        return self._file_name(coord) if self.remote.sharding is None else morton(coord, self.grid).to_bytes(8, "big")
+
+    def _file_name(self, coord: Point) -> str:
+        box = self._inside(coord)
+        return "_".join(f"{first}-{stop}" for first, stop in zip(box.offset, box.stop, strict=True))
 
     @property
     def grid(self) -> Point:
@@ -189,23 +199,20 @@ class RemoteVolume:
         x, y, z = (-(-n // c) for n, c in zip(self.remote.size, self.remote.chunk, strict=True))
         return x, y, z
 
-    def _made(self, coord: Point, result: Any) -> StoredChunk | None:
+    def _made(self, coord: Point, result: Any) -> Chunk | None:
         if result.state != "value":
             return None
-        chunk = StoredChunk(result.value)
-        box = self._clipped(coord)
-        chunk.where = f"{self._home.below(self.remote.key)}{'_'.join(f'{a}-{b}' for a, b in zip(box.offset, box.stop, strict=True))}"
-        return chunk if box.size == self.remote.chunk else _inflated(chunk, box, self.remote.chunk)
+        chunk, box = result.value, self._inside(coord)
+        return chunk if box.size == self.remote.chunk else self._enlarged(chunk, coord, box)
 
-
-def _inflated(chunk: StoredChunk, box: Box, size: Point) -> StoredChunk:
-    """A chunk at the border of the volume as one of full size; what is not there is 0."""
-    x, y, z = size
-    whole = np.zeros((z, y, x), np.uint8)
-    whole[: box.size[2], : box.size[1], : box.size[0]] = chunk.decoded(box.volume).reshape(box.shape)
-    made = StoredChunk(simplejpeg.encode_jpeg(whole.reshape(z * y, x, 1), JPEG_QUALITY, "GRAY", "Gray"))
-    made.where, made.voxels = chunk.where, whole.reshape(-1)
-    return made
+    def _enlarged(self, chunk: Chunk, coord: Point, box: Box) -> Bordered:
+        """A chunk of the border as one of full size; what is not there is 0."""
+        x, y, z = self.remote.chunk
+        whole = np.zeros((z, y, x), np.uint8)
+        whole[: box.size[2], : box.size[1], : box.size[0]] = self._decode(chunk, box.volume, coord).reshape(box.shape)
+        made = Bordered(simplejpeg.encode_jpeg(whole.reshape(z * y, x, 1), JPEG_QUALITY, "GRAY", "Gray"))
+        made.voxels = whole.reshape(-1)
+        return made
 
 
 def morton(coord: Point, grid: Point) -> int:

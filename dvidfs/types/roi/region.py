@@ -29,7 +29,7 @@ def ordered(spans: Spans) -> Spans:
     if len(spans) < 2:
         return spans
     z, y, x0, x1 = spans.T.astype(np.int64)
-    major, minor = (z << 32) + (y + _BIAS), ((x0 + _BIAS) << 32) - _BIAS * (1 << 32) + (x1 + _BIAS)
+    major, minor = (z << 32) + (y + _BIAS), (x0 << 32) + (x1 + _BIAS)
     steps = np.diff(major)
     steady = (steps > 0) | ((steps == 0) & (np.diff(minor) > 0))
     if steady.all():  # as nearly every client sends them
@@ -87,7 +87,8 @@ class Region:
     def _runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Of each run: the index of its row, x0, x1."""
         if not len(self.spans):
-            return (np.empty(0, np.int64),) * 3
+            none = np.empty(0, np.int64)
+            return none, none, none
         rank = np.concatenate(([0], np.cumsum(np.diff(self._keys) != 0)))
         x0, x1 = self.spans[:, 2].astype(np.int64), self.spans[:, 3].astype(np.int64)
         reach = np.maximum.accumulate((rank << _ROW) + (x1 + _BIAS))  # the row decides, then the farthest end so far
@@ -124,7 +125,8 @@ class Region:
     def _flat(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where runs start and stop in the grid of the box, as one long row."""
         if self.box is None:
-            return (np.empty(0, np.int64),) * 2
+            none = np.empty(0, np.int64)
+            return none, none
         (x, y, z), (sx, sy, _) = self.box.offset, self.box.size
         rank, first, last = self._runs
         rows = self._rows[rank]

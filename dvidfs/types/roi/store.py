@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import orjson
 
 from dvidfs.engine import keys
@@ -22,14 +22,15 @@ from dvidfs.engine.keys import PIECE, Family, Kind
 from dvidfs.engine.store import Buffer, Store
 from dvidfs.engine.values import Entry, Prepared, Upload, Uploaded
 from dvidfs.engine.versions import ReadView, WriteView
-from dvidfs.errors import BadRequest, Corrupt
+from dvidfs.errors import BadRequest, Corrupt, DvidfsError
 from dvidfs.types.geometry import Box, Point, join, span
 from dvidfs.types.roi import text
-from dvidfs.types.roi.region import DENSE, Region, Spans, unite
+from dvidfs.types.roi.region import DENSE, Region, Spans, ordered, unite
 
 SPANS = keys.encode_text(b"spans")
 BOX = keys.encode_text(b"box")
 KEPT_BYTES = 64 << 20
+T = TypeVar("T")
 
 
 def block_size(instance: Instance) -> Point:
@@ -61,17 +62,43 @@ def box(view: ReadView) -> Box | None:
     return out
 
 
-def json(view: ReadView) -> Buffer:
+def json(view: ReadView) -> bytes:
     """The spans as JSON."""
     found = entries(view)
     return bytes(view.load(found[0])) if len(found) == 1 else text.dump(region(view).spans)
+
+
+def check(view: ReadView) -> Iterator[str]:
+    """What is wrong with the values that count, a line each."""
+    around = {entry.version: entry for entry in entries(view, BOX)}
+    for entry in entries(view):
+        try:
+            spans = _spans(view, entry)
+            told = parse_box(view.load(around[entry.version]))
+        except (DvidfsError, KeyError, ValueError, TypeError, IndexError) as error:
+            yield f"spans of version {entry.version}: {error}"
+            continue
+        if ordered(spans) is not spans:
+            yield f"spans of version {entry.version} are not in order"
+        if Region(spans).box != told:
+            yield f"spans of version {entry.version} lie in {Region(spans).box}, their entry says {told}"
 
 
 def region(view: ReadView) -> Region:
     """The region at this version, from memory where it has been read before."""
     if isinstance(view, WriteView):  # what it sees may never be committed
         return _read(view)
-    return _kept(view.txn.store).get(view)
+    return _kept(view.txn.store).get((view.stamp(), "region"), lambda: _read(view), _cost)
+
+
+def known(view: ReadView) -> bool:
+    """Whether the region is in memory."""
+    return _kept(view.txn.store).has((view.stamp(), "region"))
+
+
+def derived(view: ReadView, name: str, make: Callable[[], bytes]) -> bytes:
+    """Bytes made of the region, kept as long as it is."""
+    return _kept(view.txn.store).get((view.stamp(), name), make, len)
 
 
 def _read(view: ReadView) -> Region:
@@ -86,32 +113,38 @@ def _spans(view: ReadView, entry: Entry) -> Spans:
 
 
 def parse_box(data: Buffer) -> Box | None:
-    first, last = orjson.loads(data) or (None, None)
-    return None if first is None else span(tuple(first), (last[0] + 1, last[1] + 1, last[2] + 1))
+    """The box of a stored value; corners lie inside."""
+    corners = orjson.loads(data)
+    if corners is None:
+        return None
+    first, last = corners
+    return span(tuple(first), (last[0] + 1, last[1] + 1, last[2] + 1))
 
 
 class _Kept:
-    """Regions lately used, by the stamp of their view, the least recently used go first; for many threads."""
+    """Values lately used, the least recently used go first; for many threads. Keys begin with the stamp of a view."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: OrderedDict[Hashable, Region] = OrderedDict()
+        self._held: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._used = 0
 
-    def get(self, view: ReadView) -> Region:
-        stamp = view.stamp()
+    def has(self, key: Hashable) -> bool:
+        return key in self._held
+
+    def get(self, key: Hashable, make: Callable[[], T], cost: Callable[[T], int]) -> T:
         with self._lock:
-            found = self._held.get(stamp)
+            found = self._held.get(key)
             if found is not None:
-                self._held.move_to_end(stamp)
-                return found
-        made = _read(view)
+                self._held.move_to_end(key)
+                return found[0]
+        made = make()
         with self._lock:
-            if stamp not in self._held:
-                self._held[stamp] = made
-                self._used += _cost(made)
+            if key not in self._held:
+                self._held[key] = made, cost(made)
+                self._used += self._held[key][1]
             while self._used > KEPT_BYTES and len(self._held) > 1:
-                self._used -= _cost(self._held.popitem(last=False)[1])
+                self._used -= self._held.popitem(last=False)[1][1]
         return made
 
 
@@ -152,7 +185,3 @@ def clear(view: WriteView) -> None:
     """Empties the region from this version on."""
     view.delete(Family.UNITED, SPANS)
     view.delete(Family.UNITED, BOX)
-
-
-def empty() -> Spans:
-    return np.empty((0, 4), np.int32)

@@ -17,13 +17,16 @@ from dvidfs.engine.versions import ReadView
 from dvidfs.types.base import Directory, Each, File
 from dvidfs.types.formats.png import StoredPng
 from dvidfs.types.formats.rasters import as_picture
+from dvidfs.types.formats.tiff import slice_header
 from dvidfs.types.geometry import SLICES, Box, Plane, span
 from dvidfs.types.volumes import bricks
 from dvidfs.types.volumes.bricks import cache_of
 from dvidfs.types.volumes.names import MAX_NAMES, parse_slice, slice_name
 from dvidfs.types.volumes.source import Pick, Shape, Source, as_bytes
 
-PICTURES = ("png",)
+PICTURES = ("png", "tif")
+TIFF_BYTES = (1 << 32) - (1 << 20)
+"""Pixels that a TIFF with 32-bit offsets holds beside its header."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Layer:
     # -- the file --------------------------------------------------------------------------------------------
 
     def holds(self, suffix: str) -> bool:
-        return self._png.fits if suffix == "png" else True
+        return self._png.fits if suffix == "png" else self.size[0] * self.size[1] * self.shape.kind.bytes < TIFF_BYTES
 
     def file_size(self, suffix: str) -> int:
         width, height = self.size
@@ -81,8 +84,6 @@ class Layer:
         return StoredPng(*self.size, channels, sample)
 
     def _head(self) -> bytes:
-        from dvidfs.types.formats.tiff import slice_header
-
         right, down = self.plane.axes
         x, y, z = self.shape.frame_of(self.box).nanometers
         sizes = (x, y, z)
@@ -123,9 +124,13 @@ class Slices:
         return range(box.offset[self.across], box.stop[self.across]) if box is not None else range(0)
 
     def names(self, view: ReadView, *parts: Any) -> Iterator[str]:
-        found, suffixes = self.numbers(view, *parts), self._suffixes(view, *parts)
-        if len(found) * len(suffixes) <= MAX_NAMES:
-            yield from (f"{slice_name(n)}.{suffix}" for n in found for suffix in suffixes)
+        """One format is listed, so that a folder opens as one stack: the one whose samples are the voxels."""
+        found, (shape, _) = self.numbers(view, *parts), self.pick(view, *parts)
+        if 0 < len(found) <= MAX_NAMES:
+            usual = "png" if shape.kind.picture[1] == shape.kind.dtype else "tif"
+            suffixes = self._suffixes(view, *parts)
+            suffix = usual if usual in suffixes else next(iter(suffixes), None)
+            yield from (f"{slice_name(n)}.{suffix}" for n in found if suffix)
 
     def has(self, view: ReadView, *parts: Any) -> bool:
         *above, (number, suffix) = parts

@@ -20,6 +20,7 @@ from dvidfs.types.geometry import Box, Point, span
 from dvidfs.types.volumes.chunks import Chunks, fits
 from dvidfs.types.volumes.source import Shape, Source
 
+_KEY = re.compile("_".join([r"[0-9][0-9.e+-]*"] * 3))
 _CHUNK = re.compile("_".join([r"(-?[0-9]{1,10})-(-?[0-9]{1,10})"] * 3))
 
 
@@ -47,6 +48,10 @@ def info(shapes: list[Shape], chunks: list[Chunks]) -> dict[str, Any]:
             for shape, grid in zip(shapes, chunks, strict=True)
         ],
     }
+
+
+def parse_key(name: str) -> str | None:
+    return name if _KEY.fullmatch(name) else None
 
 
 def chunk_name(box: Box) -> str:
@@ -120,5 +125,5 @@ def precomputed_folder(source: Source) -> Directory:
         return p.info(view)[offset : offset + length]
 
     chunk = Each(parse_chunk, p.names, p.has, File(p.size, p.read, ready=p.ready))
-    scale = Each(lambda name: name, p.keys, lambda view, key: key in p.keys(view), Directory(each=(chunk,)))
+    scale = Each(parse_key, p.keys, lambda view, key: key in p.keys(view), Directory(each=(chunk,)))
     return Directory({"info": File(lambda view: len(p.info(view)), read_info)}, each=(scale,), shown=p.shown)
