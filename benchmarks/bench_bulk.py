@@ -166,7 +166,7 @@ def requests(prefix: str, side: int) -> dict[str, tuple[int, Callable[[], str]]]
 
     def slice_(plane: str, form: str) -> Callable[[], str]:
         def path() -> str:
-            at = {axis: 0 for axis in "xyz"}
+            at = dict.fromkeys("xyz", 0)
             at[next(a for a in "xyz" if a not in plane)] = rng.randrange(side)
             return f"{prefix}/raw/{plane}/{side}_{side}/{at['x']}_{at['y']}_{at['z']}/{form}"
 
@@ -210,7 +210,9 @@ def main() -> None:
     args = parser.parse_args()
     found: dict[str, Any] = {}
     used: list[tuple[float, int]] = []
-    print(f"{'request':30} {'ms':>9} {'MB/s':>8} {'bare ms':>9} {'bare MB/s':>9} {'reached':>8} {'CPU ms':>8} {'faults':>8}")
+    print(
+        f"{'request':30} {'ms':>9} {'MB/s':>8} {'bare ms':>9} {'bare MB/s':>9} {'reached':>8} {'CPU ms':>8} {'faults':>8}"
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         dvidfs(Path(folder) / "store", args.durability) as (pid, port),

@@ -57,11 +57,17 @@ def parse_address(text: str) -> Address:
 
 @dataclass(frozen=True)
 class GridStore:
-    """A ``[store.NAME]`` that is a volume elsewhere: ``ref`` is a bucket or URL, ``path`` a folder of this machine instead."""
+    """A ``[store.NAME]`` that is a volume elsewhere: ``ref`` is a bucket or URL, ``path`` a folder of this machine instead.
+
+    ``instance``: make an instance of that name for it, and ``instance_1`` … for further scales, in the repo that has the
+    version ``uuid``, or in the only one.
+    """
 
     engine: str
     ref: str = ""
     path: Path | None = None
+    instance: str = ""
+    uuid: str = ""
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,10 @@ class _Reader:
                     f'path = "folder"'
                 )
             path = self._path(f"store.{name}.path", texts.get("path"))
-            yield name, GridStore(engine, texts.get("ref") or texts.get("url") or "", path)
+            asked = {key: self._take("store", name, key) or "" for key in ("instance", "uuid")}
+            for key, value in asked.items():
+                self._is(f"store.{name}.{key}", value, str)
+            yield name, GridStore(engine, texts.get("ref") or texts.get("url") or "", path, **asked)
 
     def _mutcaches(self) -> dict[str, Path]:
         found = {}

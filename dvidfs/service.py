@@ -20,6 +20,7 @@ from typing import Any
 
 import trio
 
+from dvidfs.autoinstances import make_auto_instances
 from dvidfs.config import Address, Config
 from dvidfs.engine import Engine, Store, open_engine
 from dvidfs.errors import DvidfsError, Unsupported
@@ -69,6 +70,8 @@ async def _serve(config: Config, ready: Say, tell: Say, until_unmounted: bool) -
     with open_engine(config.store, durability=config.durability, first_mutation_id=config.min_mutation_id) as engine:
         async with trio.open_nursery() as keeper:
             await keeper.start(engine.run)
+            if any(store.instance for store in config.grid_stores.values()):
+                await trio.to_thread.run_sync(make_auto_instances, engine, types, config.grid_stores, tell)
             async with trio.open_nursery() as faces:
                 await faces.start(_stop_on_signal, faces.cancel_scope)
                 said = [READY]

@@ -38,18 +38,17 @@ FLAGS = (
 
 
 class Chromium:
-    """The browser with one page. ``console``: what the page has said as warning or error."""
+    """The browser with one page. ``stands_for``: what a host name means in it, in place of what the network says."""
 
-    def __init__(self, width: int, height: int) -> None:
+    def __init__(self, width: int, height: int, stands_for: dict[str, str] | None = None) -> None:
         self.size = width, height
-        self.console: list[str] = []
+        self._hosts = ",".join(f"MAP {name} {host}" for name, host in (stands_for or {}).items())
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def __aenter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(prefix="dvidfs-viewers-", ignore_cleanup_errors=True)
-        width, height = self.size
-        own = (f"--user-data-dir={self._profile.name}", f"--window-size={width},{height}", "about:blank")
+        own = (f"--user-data-dir={self._profile.name}", f"--host-resolver-rules={self._hosts}", "about:blank")
         command = ["setpriv", "--pdeathsig", "KILL", "chromium", *FLAGS, *own]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
@@ -60,14 +59,17 @@ class Chromium:
             self._socket = await self._session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=1 << 28)
             self._listener = asyncio.create_task(self._listen())
             await self.send("Page.enable")
-            await self.send("Runtime.enable")
+            width, height = self.size
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            await self.send("Emulation.setDeviceMetricsOverride", **screen)
         except BaseException:
             self._end()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._listener.cancel()
+        await self._socket.close()
+        await self._listener
         await self._session.close()
         self._end()
 
@@ -90,8 +92,6 @@ class Chromium:
             found = message.json()
             if "id" in found:
                 self._waiting.pop(found["id"]).set_result(found)
-            elif found["method"] == "Runtime.consoleAPICalled" and found["params"]["type"] in ("warning", "error"):
-                self.console.append(" ".join(str(a.get("value", a.get("description"))) for a in found["params"]["args"]))
 
     async def send(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol; its result."""
@@ -120,6 +120,16 @@ class Chromium:
         except TimeoutError:
             return False
         return True
+
+    async def settled(self) -> None:
+        """Wait until the page looks the same twice, half a second apart."""
+        shown = await self.picture()
+        async with asyncio.timeout(60):
+            while True:
+                await asyncio.sleep(0.5)
+                last, shown = shown, await self.picture()
+                if np.array_equal(last, shown):
+                    return
 
     async def picture(self) -> NDArray[np.uint8]:
         """The page as (height, width, 3) samples."""

@@ -1,17 +1,19 @@
 """The command export: an instance at a version as ordinary files, read from one snapshot.
 
-Decides names and containers; bytes come from the datatype. Invariant: a file under its final name is whole, and nothing
-that was there before is written over.
+Decides what is exported, and how keys become files; volumes are written by :mod:`~dvidfs.cli.sinks`. Invariant: a file under its final name is
+whole, and nothing that was there before is written over.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from dvidfs.cli.names import opened, read_view, registry
 from dvidfs.cli.output import say, size, warn
@@ -20,14 +22,30 @@ from dvidfs.cli.progress import Progress
 from dvidfs.errors import BadRequest, Conflict, Exists, NotFound
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from dvidfs.cli.sinks import Selection
     from dvidfs.engine import ReadView
     from dvidfs.engine.versions import Found
     from dvidfs.types.geometry import Box
-    from dvidfs.types.imageblk.volume import Volume
 
 NAME_BYTES = 255
+EXAMPLES = (
+    "export store medulla:master grayscale slices/",
+    "export store medulla grayscale tifs/ --format tif --box 0,0,0+200,200,10",
+    "export store medulla grayscale jpegs/ --format jpg:90",
+    "export store medulla grayscale stack.tif",
+    "export store medulla grayscale volume.npy",
+    "export store medulla grayscale volume.raw",
+    "export store medulla grayscale volume.nii.gz",
+    "export store medulla grayscale volume.mhd",
+    "export store medulla grayscale volume.nrrd",
+    "export store medulla grayscale volume.h5",
+    "export store medulla grayscale em.zarr --sharded",
+    "export store medulla grayscale em2.zarr --zarr-format 2 --scales 1",
+    "export store medulla grayscale em.n5 --encoding raw",
+    "export store medulla grayscale em.precomputed --sharded --encoding jpeg:85",
+    "export store medulla grayscale precomputed://gs://bucket/em",
+    "export store medulla notes notes.tar",
+)
 
 
 def add(commands: Commands) -> None:
@@ -35,15 +53,41 @@ def add(commands: Commands) -> None:
         "export",
         run,
         "Export an instance as files.",
-        "export store medulla:master grayscale slices/\nexport store medulla:master grayscale volume.npy\n"
-        "export store medulla:master notes notes.tar",
-        detail="DEST of a volume: a new folder for PNG slices, or a .npy or .raw file; of keys: a new folder with a file\n"
-        "for each, named as in a mount, or a .tar file.",
+        "\n".join(EXAMPLES),
+        json=True,
+        detail="DEST of a volume: a new folder for slices; a file .tif .npy .raw .nii .nii.gz .mhd .nrrd .h5; or, with all its\n"
+        "scales, a new folder .zarr (OME-Zarr), .n5 or .precomputed, or FORMAT://URL of one at http(s), s3 or gs. DEST of keys:\n"
+        "a new folder with a file for each, named as in a mount, or a .tar file. An export of a volume that was stopped goes on\n"
+        "where it was when the same command is run again.",
     )
     store_argument(parser)
     version_argument(parser)
     parser.add_argument("instance", metavar="INSTANCE", help="Name of the instance.")
-    parser.add_argument("dest", metavar="DEST", type=Path, help="Folder or file to be made.")
+    parser.add_argument("dest", metavar="DEST", help="Folder or file to be made.")
+    parser.add_argument(
+        "--box",
+        metavar="X,Y,Z+SX,SY,SZ",
+        help="First voxel and size of what is exported; default: all that was written.",
+    )
+    parser.add_argument(
+        "--scale", type=int, default=0, metavar="N", help="Export this scale as the finest; default: 0."
+    )
+    parser.add_argument(
+        "--format", help="Slices: png (default), tif, jpg or jpg:QUALITY; a folder: zarr, n5, precomputed."
+    )
+    parser.add_argument(
+        "--encoding",
+        help="Of chunks; zarr, n5: zstd, gzip, raw; precomputed: raw, jpeg:QUALITY, png, compressed_segmentation.",
+    )
+    parser.add_argument("--chunk", metavar="X,Y,Z", help="Voxels of a chunk; default: 64,64,64.")
+    parser.add_argument("--sharded", action="store_true", help="Many chunks in each file (precomputed, Zarr 3).")
+    parser.add_argument(
+        "--scales",
+        type=int,
+        metavar="N",
+        help="Scales of a volume in chunks; default: until a chunk holds the coarsest.",
+    )
+    parser.add_argument("--zarr-format", type=int, choices=(2, 3), help="Version of Zarr; default: 3.")
     parser.add_argument("--quiet", action="store_true", help="Show no progress.")
 
 
@@ -53,22 +97,100 @@ def run(args: argparse.Namespace) -> int:
     with opened(args) as engine, engine.read() as txn:
         view = read_view(txn, args.version, args.instance)
         if isinstance(registry()[view.instance.type].tree, Keys):
-            export: Callable[[ReadView, Path, bool], tuple[str, Progress, int]] = _export_keys
-        elif _is_volume(view):
-            export = _export_volume
-        else:
-            raise BadRequest(f'"{args.instance}" is of type {view.instance.type}, which cannot be exported yet')
-        if args.dest.exists() and not (args.dest.is_dir() and not any(args.dest.iterdir())):
-            raise Exists(f"{args.dest} is there already: choose another place, or an empty folder")
-        what, progress, left_out = export(view, args.dest, args.quiet)
-    say(f"exported {what} ({size(progress.total)}) to {args.dest} in {progress.seconds:.1f} s")
-    return 1 if left_out else 0
+            return _export_keys(view, args)
+        return _export_volume(view, args)
 
 
-def _is_volume(view: ReadView) -> bool:
+def _tell(args: argparse.Namespace, what: str, progress: Progress, done: dict[str, Any]) -> None:
+    if args.json:
+        seconds = round(progress.seconds, 3)
+        told = {"dest": args.dest, **done, "bytes": progress.total, "already": progress.already, "seconds": seconds}
+        say(json.dumps(told))
+    else:
+        say(f"exported {what} ({size(progress.total)}) to {args.dest} in {progress.seconds:.1f} s{progress.rate}")
+
+
+# -- volumes -----------------------------------------------------------------------------------------------------
+
+
+def _export_volume(view: ReadView, args: argparse.Namespace) -> int:
+    from dvidfs import kernels
+    from dvidfs.cli.sinks import Choices, open_sink
+    from dvidfs.types.geometry import parse_size
+
+    chunk = parse_size(args.chunk, "--chunk", ",") if args.chunk else None
+    choices = Choices(args.format, args.encoding, chunk, args.sharded, args.scales, args.zarr_format)
+    selection = _select(view, args)
+    sink = open_sink(selection, args.dest, choices)
+    kernels.load("blocks_numba")
+    already = sink.begin()
+    progress = Progress("exporting", sink.total, already=already, quiet=args.quiet)
+    try:
+        sink.run(progress.at)
+    except KeyboardInterrupt:
+        warn("stopped: run the same command again to continue")
+        raise
+    finally:
+        progress.end()
+    box = selection.box
+    what = f"{box.size[0]} x {box.size[1]} x {box.size[2]} voxels"
+    _tell(args, what, progress, {"offset": list(box.offset), "size": list(box.size)})
+    return 0
+
+
+def _select(view: ReadView, args: argparse.Namespace) -> Selection:
+    """The part of the volume that the command names."""
+    from dvidfs.cli.sinks import Selection
+    from dvidfs.types.imageblk.files import SOURCE
     from dvidfs.types.imageblk.kinds import KINDS
 
-    return view.instance.type in KINDS
+    if view.instance.type not in KINDS:
+        raise BadRequest(f'"{args.instance}" is of type {view.instance.type}, which cannot be exported yet')
+    most = SOURCE.scales(view)
+    if not 0 <= args.scale <= most:
+        raise BadRequest(f'--scale {args.scale}: "{args.instance}" has the scales 0 to {most}, see `dvidfs pyramid`')
+    shape = SOURCE.shape(view, args.scale)
+    if args.box:
+        shape = replace(shape, box=_box(args.box))
+    elif shape.box is None:
+        raise NotFound(f'nothing has been written to "{view.instance.name}" at this version')
+    return Selection(view, SOURCE, shape, SOURCE.open(view, args.scale))
+
+
+def _box(text: str) -> Box:
+    from dvidfs.types.geometry import checked_box, parse_point, parse_size
+
+    # the sign before a size is the last one that follows a digit
+    offset, plus, extent = text.rpartition("+")
+    if not plus or not offset:
+        raise BadRequest(f'--box "{text}": want the first voxel and the size, as 0,0,0+512,512,64')
+    return checked_box(parse_size(extent, "--box", ","), parse_point(offset, "--box", ","))
+
+
+# -- keys --------------------------------------------------------------------------------------------------------
+
+
+def _export_keys(view: ReadView, args: argparse.Namespace) -> int:
+    from dvidfs.engine.keys import Family
+
+    dest = Path(args.dest)
+    for name in ("box", "format", "encoding", "chunk", "sharded", "scales", "zarr_format", "scale"):
+        if getattr(args, name):
+            raise BadRequest(f"--{name.replace('_', '-')} means nothing for {view.instance.type}")
+    if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):
+        raise Exists(f"{dest} is there already: choose another place, or an empty folder")
+    conflicts: list[Conflict] = []
+    found = list(view.scan(Family.TEXT, on_conflict=conflicts.append))
+    progress = Progress(f"exporting {len(found)} keys", sum(f.entry.size for f in found), quiet=args.quiet)
+    long = _to_tar(view, dest, found, progress) if dest.suffix == ".tar" else _to_folder(view, dest, found, progress)
+    progress.end()
+    if conflicts:
+        warn(f"{len(conflicts)} keys in conflict were left out: {conflicts[0]}")
+    if long:
+        warn(f"{long} keys whose names are too long for a file were left out: export to a .tar file has them")
+    kept = len(found) - long
+    _tell(args, f"{kept} keys", progress, {"keys": kept, "left_out": len(conflicts) + long})
+    return 1 if conflicts or long else 0
 
 
 @contextmanager
@@ -81,24 +203,6 @@ def _new_file(path: Path) -> Iterator[IO[bytes]]:
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-# -- keys --------------------------------------------------------------------------------------------------------
-
-
-def _export_keys(view: ReadView, dest: Path, quiet: bool) -> tuple[str, Progress, int]:
-    from dvidfs.engine.keys import Family
-
-    conflicts: list[Conflict] = []
-    found = list(view.scan(Family.TEXT, on_conflict=conflicts.append))
-    progress = Progress(f"exporting {len(found)} keys", sum(f.entry.size for f in found), quiet=quiet)
-    long = _to_tar(view, dest, found, progress) if dest.suffix == ".tar" else _to_folder(view, dest, found, progress)
-    progress.end()
-    if conflicts:
-        warn(f"{len(conflicts)} keys in conflict were left out: {conflicts[0]}")
-    if long:
-        warn(f"{long} keys whose names are too long for a file were left out: export to a .tar file has them")
-    return f"{len(found) - long} keys", progress, len(conflicts) + long
 
 
 def _to_folder(view: ReadView, dest: Path, found: list[Found], progress: Progress) -> int:
@@ -138,57 +242,3 @@ def _to_tar(view: ReadView, dest: Path, found: list[Found], progress: Progress) 
             progress.at(done)
         file.write(bytes(2 * tarfile.BLOCKSIZE))
     return 0
-
-
-# -- volumes -----------------------------------------------------------------------------------------------------
-
-
-def _export_volume(view: ReadView, dest: Path, quiet: bool) -> tuple[str, Progress, int]:
-    from dvidfs.types.formats.npy import npy_header
-    from dvidfs.types.imageblk import extents
-    from dvidfs.types.imageblk.volume import Volume
-
-    box = extents.covered(view)
-    if box is None:
-        raise NotFound(f'nothing has been written to "{view.instance.name}" at this version')
-    volume = Volume.of(view)
-    progress = Progress("exporting", box.volume * volume.kind.bytes, quiet=quiet)
-    if dest.suffix in (".npy", ".raw"):
-        with _new_file(dest) as file:
-            if dest.suffix == ".npy":
-                file.write(npy_header(volume.kind.dtype, (*box.shape, *volume.kind.channels)))
-            done = 0
-            for piece in volume.stream(box):
-                done += file.write(piece)
-                progress.at(done)
-    elif dest.suffix:
-        raise BadRequest(f"{dest}: give a folder, a .npy or a .raw file")
-    else:
-        _to_slices(volume, box, dest, progress)
-    progress.end()
-    return f"{box.size[0]} x {box.size[1]} x {box.size[2]} voxels", progress, 0
-
-
-def _to_slices(volume: Volume, box: Box, dest: Path, progress: Progress) -> None:
-    """A PNG for each z, named by it; layer of blocks by layer, encoded on all cores."""
-    from dvidfs.types import workers
-    from dvidfs.types.formats.png import encode_png
-    from dvidfs.types.formats.rasters import as_picture
-    from dvidfs.types.geometry import Box
-
-    dest.mkdir(parents=True, exist_ok=True)
-    (x, y, z), (width, height, _) = box.offset, box.size
-    depth, done = volume.block[2], 0
-    while z < box.stop[2]:
-        stop = min(z - z % depth + depth, box.stop[2])
-        voxels = volume.kind.split(volume.read(Box((x, y, z), (width, height, stop - z)), volume.background))
-
-        def write(item: tuple[int, NDArray]) -> None:
-            number, picture = item
-            with _new_file(dest / f"{number:06d}.png") as file:
-                file.write(encode_png(as_picture(picture)))
-
-        list(workers.pool().map(write, enumerate(voxels, z)))
-        done += voxels.nbytes
-        progress.at(done)
-        z = stop

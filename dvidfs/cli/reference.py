@@ -30,11 +30,16 @@ note = "medulla, working copy"
 rwMode = "fullwrite"            # or "readonly"; leave it out for the usual rules
 allowLabelmapSplit = true
 min_mutation_id_start = 1000000000
+cacheMB = 256                   # memory for voxels of volumes elsewhere
 
 [store.main]
 engine = "lmdb"
 path = "store"
 durability = "durable"          # or "periodic": synced every second
+
+[store.fly]                     # a volume elsewhere, for GridStore=fly: see proxies.md
+engine = "ngprecomputed"        # or "zarr", "n5"
+ref = "gs://bucket/em"          # or url = "https://host/em", path = "folder"
 
 [backend.default]
 store = "main"

@@ -171,6 +171,7 @@ def jobs(args: argparse.Namespace) -> int | None:
 def _run_all(engine: Engine) -> None:
     from dvidfs.engine import jobs
 
+    registry()  # its datatypes know their jobs
     while (job := engine.write(jobs.claim)) is not None:
         jobs.run(engine, job)
     jobs.sweep(engine)

@@ -8,7 +8,7 @@ are written piece by piece as they arrive (:class:`Upload`); pieces that no entr
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,6 +116,33 @@ class Uploaded:
     codec: int
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A value that lies in a row already (:func:`stage`); an entry may now point to it."""
+
+    instance: int
+    ref: int
+    size: int
+    codec: int
+
+
+def stage(store: Store, instance: int, prepared: Sequence[Prepared]) -> list[Staged]:
+    """Write rows ahead of the write that points entries to them, so that no one transaction has to hold them all.
+
+    Until then they are in the trash, so those of a write that never comes are freed. Blocks on the write lane.
+    """
+
+    def put(txn: WriteTxn) -> int:
+        first = txn.new_ids("value", len(prepared))
+        waiting = TRASH.pack(instance, 1, txn.now)
+        txn.put_many(Table.VALUES, [(VALUE_KEY.pack(instance, first + i, 0), p.data) for i, p in enumerate(prepared)])
+        txn.put_many(Table.TRASH, [(U64.pack(first + i), waiting) for i in range(len(prepared))])
+        return first
+
+    first = store.write(put, size=sum(len(p.data) for p in prepared))
+    return [Staged(instance, first + i, p.size, p.codec) for i, p in enumerate(prepared)]
+
+
 class Upload:
     """Writes a long value piece by piece while it arrives. Feed it from one thread; it blocks on the write lane.
 
@@ -166,8 +193,8 @@ class Upload:
         self._count = count
 
 
-def adopt(txn: WriteTxn, value: Uploaded) -> None:
-    """Take the pieces of an upload out of the trash, for an entry that will point to them.
+def adopt(txn: WriteTxn, value: Uploaded | Staged) -> None:
+    """Take what lies in the store already out of the trash, for an entry that will point to it.
 
     Raises:
         Stale: the upload took so long that it was swept; repeat it.
@@ -194,11 +221,12 @@ def pieces(size: int) -> int:
     return -(-size // PIECE)
 
 
-def store_value(txn: WriteTxn, instance: int, value: Prepared | Uploaded, key: bytes, mtime: int) -> bytes:
+def store_value(txn: WriteTxn, instance: int, value: Prepared | Uploaded | Staged, key: bytes, mtime: int) -> bytes:
     """Write a value's bytes; the index entry that points to them. ``key``: the whole key if it is a long one."""
-    if isinstance(value, Uploaded):
+    if not isinstance(value, Prepared):
         adopt(txn, value)
-        return ENTRY.pack(Kind.PIECES, value.codec, len(key), 0, value.size, mtime, value.ref) + key
+        kind = Kind.PIECES if isinstance(value, Uploaded) else Kind.ROW
+        return ENTRY.pack(kind, value.codec, len(key), 0, value.size, mtime, value.ref) + key
     if len(value.data) <= INLINE and not key:
         return ENTRY.pack(Kind.INLINE, value.codec, 0, 0, value.size, mtime, 0) + bytes(value.data)
     ref = txn.new_id("value")

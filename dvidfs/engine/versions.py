@@ -20,7 +20,7 @@ from dvidfs.engine import keys, values
 from dvidfs.engine.graph import Graph, Instance, Lineage, Node
 from dvidfs.engine.keys import SUFFIX, TOMB, VALUE, Codec, Family, Kind, Table
 from dvidfs.engine.store import Buffer, ReadTxn, WriteTxn
-from dvidfs.engine.values import Entry, Prepared, Uploaded
+from dvidfs.engine.values import Entry, Prepared, Staged, Uploaded
 from dvidfs.errors import Conflict, Locked
 
 _INDEX, _TEXT = Table.INDEX, Family.TEXT  # a member of an Enum is slow to look up
@@ -446,7 +446,7 @@ class WriteView(ReadView):
             txn.rewrite_history()
         self._suffix = keys.version_suffix(self.version)
 
-    def put(self, family: Family, enc: bytes, value: Prepared | Uploaded, key: bytes = b"") -> Entry | None:
+    def put(self, family: Family, enc: bytes, value: Prepared | Uploaded | Staged, key: bytes = b"") -> Entry | None:
         """Set the value of a key at this version; the entry of this very version that it replaces, if any.
 
         ``key``: the whole text key if ``enc`` is the short form of a long one.
@@ -474,7 +474,7 @@ class WriteView(ReadView):
         row = values.store_value(self.txn, self.instance.id, value, key, self.txn.now)
         self.txn.put(Table.INDEX, prefix + self._suffix + VALUE, row)
 
-    def put_many(self, family: Family, items: Sequence[tuple[bytes, Prepared, bytes]]) -> None:
+    def put_many(self, family: Family, items: Sequence[tuple[bytes, Prepared | Staged, bytes]]) -> None:
         """:meth:`put` for many keys at once: (encoded key, value, whole key if long) in encoded order, each once."""
         txn, instance = self.txn, self.instance.id
         head, suffix = self.heads[family], self._suffix
@@ -487,6 +487,10 @@ class WriteView(ReadView):
             at = prefix + suffix
             if cursor.set_range(at) and cursor.key().startswith(at):
                 self.put(family, enc, value, whole)  # replaces something of this very version
+                continue
+            if isinstance(value, Staged):
+                index.append((at + VALUE, values.store_value(txn, instance, value, whole, now)))
+                touched.append(prefix)
                 continue
             data = value.data
             if len(data) <= keys.INLINE and not whole:

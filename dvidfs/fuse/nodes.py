@@ -49,7 +49,7 @@ class MountOptions:
     xattr: bool = False
     show_control: bool = False
     mkdir_type: str = ""
-    read_ahead_kb: int = 4096
+    read_ahead_kb: int = 1024
     max_background: int = 64
 
 

@@ -132,6 +132,20 @@ class HotFlow(Protocol):
         ...
 
 
+class HotSink(Protocol):
+    """Where a long body is received: ``buffer`` is exactly as long as the body."""
+
+    buffer: memoryview
+
+    def finish(self) -> HotReply | asyncio.Future[HotReply]:
+        """The body is complete."""
+        ...
+
+    def drop(self) -> None:
+        """The client has gone before that."""
+        ...
+
+
 class Responder(Protocol):
     """Answers a request, says that it is not hot (None), that a write is under way (a future), or that others send."""
 
@@ -140,6 +154,9 @@ class Responder(Protocol):
 
 Wants = Callable[[bytes, bytes], bool]
 """(method, target) → whether such a request could be hot; asked before its body is complete. Must not raise."""
+
+Receives = Callable[[HotRequest, int], HotSink | None]
+"""(request without its body, length of it) → where the body of such a request goes, if the lane takes it. Must not raise."""
 
 OnDone = Callable[[HotRequest, int, int, float], None]
 """(request, status, body bytes sent, seconds) → None, after each hot answer. Must not raise."""
@@ -155,6 +172,7 @@ class Lane(NamedTuple):
     responder: Responder
     wants: Wants = _never
     on_done: OnDone | None = None
+    receives: Receives | None = None
 
 
 class Head(NamedTuple):
@@ -165,7 +183,7 @@ class Head(NamedTuple):
     length: int
     """Bytes of body that follow, or -1 where the lane cannot tell."""
     plain: bool
-    """Whether a request with this head may be hot."""
+    """Whether a request with this head may be hot, its length apart."""
 
 
 @lru_cache(maxsize=512)
@@ -183,13 +201,7 @@ def _read_head(raw: bytes) -> Head:
         return Head(raw, {}, -1, False)
     length = int(digits)
     stays_open = fields.get(b"connection", b"keep-alive").lower() == b"keep-alive"
-    plain = (
-        stays_open
-        and length <= MAX_BODY
-        and b"host" in fields
-        and len(fields) <= MAX_FIELDS
-        and _NOT_HOT.isdisjoint(fields)
-    )
+    plain = stays_open and b"host" in fields and len(fields) <= MAX_FIELDS and _NOT_HOT.isdisjoint(fields)
     return Head(raw, fields, length, plain)
 
 
@@ -287,7 +299,7 @@ _STOPPED = _plain_text(503, "stopped before the write was done; ask again")
 class FastProtocol(RequestHandler):
     """aiohttp's server protocol with the lane before it."""
 
-    __slots__ = ("_busy", "_flow", "_framing", "_given", "_held", "_lane", "_needed", "_peer", "_pending")
+    __slots__ = ("_busy", "_flow", "_framing", "_given", "_held", "_lane", "_needed", "_peer", "_pending", "_receiver")
 
     def __init__(self, manager: web.Server, lane: Lane, *, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
         super().__init__(manager, loop=loop, **kwargs)
@@ -300,6 +312,7 @@ class FastProtocol(RequestHandler):
         self._needed = 0  # length of the held request
         self._pending: asyncio.Future[HotReply] | None = None
         self._flow: HotFlow | None = None
+        self._receiver: _Receiver | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -308,6 +321,9 @@ class FastProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._flow is not None:
             self._flow.cut()
+        if self._receiver is not None:
+            self._receiver.sink.drop()
+            self._receiver = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -364,6 +380,12 @@ class FastProtocol(RequestHandler):
             if not head.plain:
                 break
             stop = start + head.length
+            if head.length > MAX_BODY:
+                if not out and self._receive_long(
+                    HotRequest(method, target, head, b"", self._peer), head.length, data[pos:]
+                ):
+                    pos = size
+                break
             if stop > size:
                 if lane.wants(method, target):
                     self._hold(data[pos:], stop - pos)
@@ -426,6 +448,46 @@ class FastProtocol(RequestHandler):
         self._needed = needed
         self._renew()
 
+    def _receive_long(self, request: HotRequest, length: int, data: bytes) -> bool:
+        """Receive the body of a request, of which ``data`` is the start, into a buffer of its own; False: aiohttp shall."""
+        transport: Any = self.transport
+        begun = len(data) - data.index(b"\r\n\r\n") - 4
+        if self._lane.receives is None or begun > length or transport is None:
+            return False
+        sink = self._lane.receives(request, length)
+        if sink is None:
+            return False
+        self._busy = True
+        sink.buffer[:begun] = data[len(data) - begun :]
+        self._receiver = _Receiver(self, request, sink, begun)
+        self._exchange(self._receiver)
+        self._renew()
+        if begun == length:
+            self._received(request, sink)
+        return True
+
+    def _exchange(self, protocol: asyncio.BaseProtocol) -> None:
+        """Who is given what is received from now on; a loop looks at the kind of protocol when it starts to read."""
+        transport: Any = self.transport
+        transport.pause_reading()
+        transport.set_protocol(protocol)
+        transport.resume_reading()
+
+    def _received(self, request: HotRequest, sink: HotSink) -> None:
+        """A long body is complete."""
+        self._receiver = None
+        self._exchange(self)
+        started = perf_counter()
+        answer = sink.finish()
+        if isinstance(answer, asyncio.Future):
+            self._wait_for(answer, request, started, b"")
+            return
+        out: list[bytes | memoryview] = []
+        self._reply(out, request, answer, started)
+        self._flush(out)
+        self._renew()
+        self._release()
+
     def _wait_for(self, answer: asyncio.Future[HotReply], request: HotRequest, started: float, rest: bytes) -> None:
         """A write is under way: answer when it is done, and keep ``rest`` until then."""
         self._busy = True
@@ -487,7 +549,9 @@ class FastProtocol(RequestHandler):
             self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
 
     def _process_keepalive(self) -> None:
-        if self._pending is not None or self._flow is not None:  # aiohttp takes the connection for idle
+        receiver = self._receiver
+        moved = receiver is not None and receiver.has_moved()
+        if self._pending is not None or self._flow is not None or moved:  # aiohttp takes the connection for idle
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         super()._process_keepalive()
 
@@ -497,6 +561,42 @@ class FastProtocol(RequestHandler):
             self.close()
             await asyncio.wait({self._pending}, timeout=timeout)
         await super().shutdown(timeout)
+
+
+class _Receiver(asyncio.BufferedProtocol):
+    """Takes the rest of a long body off the socket, into the buffer where it is wanted, for a fast protocol."""
+
+    def __init__(self, owner: FastProtocol, request: HotRequest, sink: HotSink, begun: int) -> None:
+        self.owner = owner
+        self.request = request
+        self.sink = sink
+        self._at = begun
+        self._seen = -1
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.sink.buffer[self._at : self._at + MAX_HELD]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._at += nbytes
+        if self._at == len(self.sink.buffer):
+            self.owner._received(self.request, self.sink)
+
+    def has_moved(self) -> bool:
+        """Whether anything has come since the last call."""
+        seen, self._seen = self._seen, self._at
+        return seen != self._at
+
+    def pause_writing(self) -> None:
+        self.owner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.owner.resume_writing()
+
+    def eof_received(self) -> bool | None:
+        return self.owner.eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.owner.connection_lost(exc)
 
 
 class FastServer(web.Server):

@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping
 from resource import RUSAGE_THREAD, getrusage
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dvidfs.engine import values
 from dvidfs.engine.graph import Graph
 from dvidfs.engine.store import ReadTxn
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import DvidfsError
 from dvidfs.http import replies
-from dvidfs.http.app import App
+from dvidfs.http.app import IN_MEMORY, App
 from dvidfs.http.calls import Call, arguments, trim
 from dvidfs.http.fastlane import HotFlow, HotReply, HotRequest, frame_flow
 from dvidfs.http.flows import Answer
@@ -38,6 +40,8 @@ KEPT = 512
 
 
 MISSING: Any = object()
+RECEIVED = 256 << 20
+"""Bytes of bodies that may be on their way at once; what comes beyond is left to aiohttp, which takes less at a time."""
 RESTING = 64
 """So many light reads go to threads after one that met blocks that were not in memory."""
 Hotly = HotReply | asyncio.Future[HotReply] | HotFlow | None
@@ -118,6 +122,42 @@ class Hot:
             self._clients.clear()
         self._clients[request.head] = client
         return client
+
+    def receives(self, request: HotRequest, length: int) -> Receiving | None:
+        """Where a long body goes: that of a row that takes bytes, and works on them in a thread."""
+        service, target = self.service, request.target
+        if length > IN_MEMORY or service.stopping or service.receiving + length > RECEIVED or request.method != b"POST":
+            return None
+        client = self._clients.get(request.head) or self._judge(request)
+        if not client.plain or client.conditional or not target.startswith(b"/api/node/") or not target.isascii():
+            return None
+        if any(word in target for word in (b"%", b"+", b"\\", b"//", b"/.", b"admintoken", b"throttle")):
+            return None
+        call = self._call(request)
+        txn = service.store.begin()
+        try:
+            row = self.handlers.find(txn, call).row
+        except DvidfsError:
+            return None
+        finally:
+            service.store.end(txn)
+        if not row.writes or row.body is not Body.BYTES or row.prepare is None:
+            return None
+        return Receiving(self, call, client, length)
+
+    async def take(self, call: Call, client: Client, body: memoryview) -> HotReply:
+        """Run a writing row: its preparation in a thread, then in the write lane."""
+        handlers, service = self.handlers, self.service
+
+        def prepare(txn: ReadTxn) -> dict[str, Any]:
+            return handlers.prepare(txn, call, handlers.find(txn, call), body)
+
+        try:
+            given = await service.read_in_thread(prepare)
+            reply = await service.write(handlers.writer(call, given), len(body))
+        except Exception as error:  # noqa: BLE001 - failure() tells bugs from users' mistakes
+            reply = handlers.failure(error, call)
+        return self._sent(reply, client)
 
     # -- the shortest way ------------------------------------------------------------------------------------
 
@@ -337,6 +377,31 @@ class Hot:
     def _lines(self, reply: Reply) -> bytes:
         lines = "".join(f"{k}: {v}\r\n" for k, v in reply.headers)
         return (lines + self._cors).encode("latin-1", "replace")
+
+
+class Receiving:
+    """A body on its way to :meth:`Hot.take`; counted as a request under way until it is answered."""
+
+    def __init__(self, hot: Hot, call: Call, client: Client, length: int) -> None:
+        self._hot = hot
+        self._call = call
+        self._client = client
+        self._service = hot.service
+        self._length = length
+        self._service.receiving += length
+        self._service.counters.active += 1
+        self.buffer = np.empty(length, np.uint8).data  # not zeroed first, as a bytearray would be
+
+    def finish(self) -> asyncio.Future[HotReply]:
+        self._service.counters.puts += 1
+        self._service.counters.bytes_in += self._length
+        answer = asyncio.ensure_future(self._hot.take(self._call, self._client, self.buffer))
+        answer.add_done_callback(lambda _: self.drop())
+        return answer
+
+    def drop(self) -> None:
+        self._service.receiving -= self._length
+        self._service.counters.active -= 1
 
 
 class Told:

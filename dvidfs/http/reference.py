@@ -19,7 +19,7 @@ HEAD = """\
 Written by `script/reference` from the tables that serve the requests; the same rows answer `/api/help`, `/api/help/<datatype>` and `/api/openapi.json`.
 
 * A version (`{uuid}`) is a UUID, a unique beginning of one, `:branch` (one repo in the store), `UUID:branch` or `UUID:branch~n`; the trunk is called `master`.
-* Errors are one line of text: what, where, what would be right. Nearly all have status 400, as in the original; 404 is a missing key, blob or page, 403 a foreign page or host, 416 a range, 503 throttled or stopping, 507 a full disk.
+* Errors are one line of text: what, where, what would be right. Nearly all have status 400, as in the original; 404 is a missing key, blob or page, 403 a foreign page or host, 416 a range, 502 a volume elsewhere that cannot be reached, 503 throttled or stopping, 507 a full disk.
 * `u=` and `app=` on any request name the user and program for the mutation log; `admintoken=` makes an administrator; `throttle=true` is refused (503) where a row says so and too many such calls run.
 * Writes to a committed version are refused (400), but for an administrator with the token or a server in full-write mode.
 """

@@ -111,7 +111,9 @@ class RepoApi:
                 need_admin(call, f"A place in the setting {setting.name}")
         options = {
             "versioned": parse_bool(given.get("versioned", True)),
-            "compression": parse_compression(string(given, "compression") or kind.compression, kind.refused_compressions),
+            "compression": parse_compression(
+                string(given, "compression") or kind.compression, kind.refused_compressions
+            ),
             "checksum": checksum,
             "tags": parse_tags(string(given, "tags") or "") or None,
             "settings": kind.configure(texts),

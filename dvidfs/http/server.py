@@ -159,7 +159,7 @@ def _lane(app: App, handlers: Handlers, requests: RequestLog) -> Lane:
             str(request.peer[0]) if request.peer else "",
         )
 
-    return Lane(hot, hot.wants, done if requests.kept else None)
+    return Lane(hot, hot.wants, done if requests.kept else None, hot.receives)
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

@@ -52,6 +52,7 @@ class Service:
         self.options = options
         self.counters = Counters()
         self.stopping = False
+        self.receiving = 0
         self.max_throttled = options.max_throttled
         self._throttled = 0
         self._warned: set[str] = set()

@@ -132,7 +132,7 @@ def sample_plain(
     empty = np.broadcast_to(fill.reshape(1), (sz, sy, sx, channels))
     table = np.stack([empty if d is None else d.view(out.dtype).reshape(sz, sy, sx, channels) for d in decoded])
     total = np.zeros(out.shape, np.float64)
-    voxels = None
+    voxels = np.empty_like(out)
     for corner in _CORNERS:
         is_high = np.array(corner, bool)
         at = np.where(is_high, high, low)
@@ -140,7 +140,7 @@ def sample_plain(
         x, y, z = np.moveaxis(at - block * np.array(blocks.shape), -1, 0)
         which = np.searchsorted(blocks.numbers, _number(*np.moveaxis(block - blocks.first, -1, 0)))
         values = table[which, z, y, x]
-        voxels = values if voxels is None else voxels
+        voxels = voxels if any(corner) else values
         weight = np.where(is_high, part, 1 - part)
         share = (weight[..., 0] * weight[..., 1] * weight[..., 2])[..., None]
         with np.errstate(invalid="ignore"):  # a neighbour without a share may be infinite

@@ -106,3 +106,27 @@ def test_the_example_of_the_page_runs(tmp_path: Path):
         [sys.executable, "-c", code], env=env, cwd=page.parents[1], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_instances_that_the_file_asks_for(tmp_path: Path):
+    scales = [remotes.smooth(SHAPE), remotes.smooth((20, 25, 30), seed=1)]
+    remotes.precomputed(tmp_path / "em", *scales)
+    toml, store = written(tmp_path, 'path = "em"\ninstance = "gray"'), tmp_path / "store"
+    with live.Server(toml, log=tmp_path / "log") as server:
+        assert "there are 0 repos" in (tmp_path / "log").read_text()
+        uuid = server.post("/api/repos", {}).ok().json()["root"]
+    for _ in range(2):
+        with live.Server(toml, log=tmp_path / "log") as server:
+            for name, voxels in zip(("gray", "gray_1"), scales, strict=True):
+                size = "_".join(map(str, voxels.shape[::-1]))
+                assert server.get(f"/api/node/{uuid}/{name}/raw/0_1_2/{size}/0_0_0").ok().body == voxels.tobytes()
+    assert len(live.dvidfs("instance", "list", store, uuid).stdout.splitlines()) == 3
+
+
+def test_a_volume_out_of_reach_keeps_no_service_from_starting(tmp_path: Path):
+    toml, store = written(tmp_path, 'path = "none"\ninstance = "gray"'), tmp_path / "store"
+    live.dvidfs("init", store)
+    live.dvidfs("repo", "new", store, "--alias", "medulla")
+    with live.Server(toml, log=tmp_path / "log") as server:
+        server.get("/api/repos/info").ok()
+    assert 'no instances "gray" of store fly: there is no volume at' in (tmp_path / "log").read_text()

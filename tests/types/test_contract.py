@@ -58,7 +58,7 @@ def test_whether_a_row_writes_is_told_by_its_function(kind: DataType, row: Endpo
 
 @by_row
 def test_rows_are_well_formed(kind: DataType, row: Endpoint):
-    assert row.method in ("GET", "HEAD", "POST", "PUT", "DELETE", "*")
+    assert row.method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "*")
     assert re.fullmatch(r"[a-z0-9-]+(/\{\w+\??\})*(/\{\w+\*\})?", row.path)
     optional = [name.endswith("?") for name in row.parts]
     assert optional == sorted(optional), "what may be missing comes last"

@@ -53,8 +53,8 @@ def noise(shape, seed=1, dtype=np.uint8):
 class Model:
     """The voxels that a version should show, in one array (z, y, x)."""
 
-    def __init__(self, voxels=None):
-        self.voxels = np.zeros((60, 60, 60), np.uint8) if voxels is None else voxels.copy()
+    def __init__(self, voxels=None, item=np.uint8):
+        self.voxels = np.zeros((60, 60, 60), item) if voxels is None else voxels.copy()
 
     def window(self, box):
         x, y, z = np.array(box.offset) - ORIGIN
@@ -65,8 +65,8 @@ def text(numbers):
     return "_".join(map(str, numbers))
 
 
-def read_box(case, box):
-    return np.frombuffer(case.raw(text(box.size), text(box.offset)), np.uint8).reshape(box.shape)
+def read_box(case, box, item=np.uint8):
+    return np.frombuffer(case.raw(text(box.size), text(box.offset)), item).reshape(box.shape)
 
 
 block_boxes = st.tuples(*[st.integers(-2, 2)] * 3).flatmap(
@@ -82,7 +82,7 @@ writes = st.lists(st.tuples(block_boxes, st.integers(0, 1000)), min_size=1, max_
 
 def apply(case, model, changes):
     for box, seed in changes:
-        voxels = noise(box.shape, seed)
+        voxels = noise(box.shape, seed, model.voxels.dtype)
         case.post_raw(voxels, box.offset)
         model.window(box)[...] = voxels
 
@@ -91,15 +91,22 @@ def apply(case, model, changes):
 
 
 @settings(deadline=None, max_examples=40)
-@given(first=writes, second=writes, window=windows)
-def test_each_version_shows_what_it_and_its_ancestors_wrote(engine, first, second, window):
-    case, model = Case.new(engine, BlockSize=BLOCKS), Model()
+@given(
+    first=writes,
+    second=writes,
+    window=windows,
+    typename=st.sampled_from(list(KINDS)),
+    compression=st.sampled_from(["none", "lz4", "gzip", "snappy"]),
+)
+def test_each_version_shows_what_it_and_its_ancestors_wrote(engine, first, second, window, typename, compression):
+    item = KINDS[typename].item
+    case, model = Case.new(engine, typename, compression, BlockSize=BLOCKS), Model(item=item)
     apply(case, model, first)
     case.commit()
     child, changed = case.child(), Model(model.voxels)
     apply(child, changed, second)
-    assert np.array_equal(read_box(case, window), model.window(window))
-    assert np.array_equal(read_box(child, window), changed.window(window))
+    assert read_box(case, window, item).tobytes() == model.window(window).tobytes()
+    assert read_box(child, window, item).tobytes() == changed.window(window).tobytes()
 
 
 @settings(deadline=None, max_examples=20)

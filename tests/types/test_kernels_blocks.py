@@ -101,3 +101,37 @@ def test_without_numba_the_twin_answers(monkeypatch):
     monkeypatch.setattr(kernels, "ready", lambda name: slot.ready())
     volume = volume_of((2, 2, 2), (3, 3, 3), np.uint8)
     assert np.array_equal(blocks.scatter(volume, (2, 2, 2)), blocks.scatter_plain(volume, (2, 2, 2)))
+
+
+@settings(deadline=None)
+@given(shapes, grids, dtypes, st.sampled_from([None, b"", b"head", bytes(40)]), st.data())
+def test_stored_blocks_are_gathered_whether_they_must_be_decoded_or_not(shape, grid, dtype, head, data):
+    volume = volume_of(shape, grid, dtype)
+    pieces = [b.tobytes() for b in blocks.scatter(volume, shape)]
+    size, mark = len(pieces[0]), head or b""
+
+    def decode(payload):
+        payload = bytes(payload)
+        return np.frombuffer(payload[:-1][::-1] if payload.endswith(b"!") else payload[len(mark) :], np.uint8)
+
+    kinds = [data.draw(st.booleans()) for _ in pieces]
+    payloads = [mark + p if lies else p[::-1] + b"!" for p, lies in zip(pieces, kinds, strict=True)]
+    payloads = [p if i % 2 else memoryview(p) for i, p in enumerate(payloads)]
+    origin = tuple(data.draw(st.integers(0, n - 1)) for n in volume.shape)
+    want = volume[tuple(slice(o, None) for o in origin)]
+    form, starts = blocks.Form(size, head, decode), np.array(starts_of(shape, grid, (0, 0, 0)))
+    for portion in (1, 1 << 20):
+        out = np.empty(want.shape, dtype)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(blocks, "_INFLATED", portion)
+            blocks.gather_stored(out, origin, starts, payloads, shape, form)
+        assert np.array_equal(out, want)
+
+
+def test_an_empty_payload_is_given_to_the_decoder():
+    def decode(payload):
+        raise ValueError(f"{len(payload)} bytes")
+
+    form, starts = blocks.Form(8, b"x", decode), np.zeros((5, 3), np.int64)
+    with pytest.raises(ValueError, match="0 bytes"):
+        blocks.gather_stored(np.empty((2, 2, 2), np.uint8), (0, 0, 0), starts, [b""] * 5, (2, 2, 2), form)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from dvidfs.errors import BadRequest, Corrupt, Locked, Unreachable, Unsupported
 from dvidfs.types.builtin import registry
 from dvidfs.types.formats.blockstream import read_records
 from dvidfs.types.geometry import Box
-from dvidfs.types.imageblk import check_blocks, requests
+from dvidfs.types.imageblk import check_blocks, pyramid, requests
 from dvidfs.types.imageblk.volume import REMOTE, Volume, put_blocks
 from dvidfs.types.proxy import gate, places, reach, remote
 from dvidfs.types.proxy.describe import Remote
@@ -450,3 +452,61 @@ def test_a_gate_closes_and_lets_one_try(monkeypatch: pytest.MonkeyPatch):
         raise Corrupt("an answer, though a bad one")
     with way.through(), way.through():
         pass
+
+
+# -- with the rest of the house ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_pyramids_are_made_of_proxied_volumes(encoding: str, engine: Engine, tmp_path: Path):
+    voxels = remotes.smooth((64, 64, 64)) // 2 * 2
+    case = Case.new(engine, GridStore=remotes.precomputed(tmp_path / "em", voxels, encoding=encoding))
+    assert pyramid.build(engine, case.uuid, case.name, 1) == 1
+    own = Case.new(engine, BlockSize="32,32,32")
+    own.post_raw(voxels, (0, 0, 0))
+    pyramid.build(engine, own.uuid, own.name, 1)
+    whole = Box((0, 0, 0), (32, 32, 32))
+    seen, want = (c.read(lambda view: Volume.of(view, 1).read(whole)) for c in (case, own))
+    assert np.array_equal(seen, want)
+
+
+def test_many_threads_read_one_volume(engine: Engine, tmp_path: Path):
+    voxels = remotes.smooth(SHAPE)
+    case = Case.new(engine, GridStore=remotes.precomputed(tmp_path / "em", voxels, encoding="jpeg"))
+    want = case.raw("90_70_50", "0_0_0")
+    reach.configure_cache(1)
+    remote.forget()
+
+    def both(number: int) -> bool:
+        blocks = case.read(requests.get_subvolblocks, "96_96_64", "0_0_0", "")
+        return case.raw("90_70_50", "0_0_0") == want and len(dict(read_records(blocks))) == 18
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(both, range(24)))
+
+
+def test_what_is_read_can_be_changed_by_who_asked(engine: Engine, tmp_path: Path):
+    """Masks are laid over the voxels in place; what is kept stays as it is."""
+    voxels = remotes.smooth((32, 32, 32))
+    case = Case.new(engine, GridStore=remotes.precomputed(tmp_path / "em", voxels))
+
+    def spoil(view: Any) -> None:
+        for data in Volume.of(view).stream(Box((0, 0, 0), (32, 32, 32))):
+            np.frombuffer(data, np.uint8)[:] = 0
+        Volume.of(view).read(Box((0, 0, 0), (32, 32, 32)))[:] = 0
+
+    case.read(spoil)
+    assert np.array_equal(read_all(case), voxels)
+
+
+def test_tensorstore_is_loaded_at_first_use():
+    code = "import sys, dvidfs.service, dvidfs.types.builtin; print('tensorstore' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_folders_with_odd_names(engine: Engine, tmp_path: Path):
+    voxels = remotes.smooth((8, 8, 8))
+    remotes.precomputed(tmp_path / "fly brain, 10%", voxels)
+    place = places.configured_place("ngprecomputed", "", tmp_path / "fly brain, 10%")
+    assert np.array_equal(read_all(Case.new(engine, GridStore=str(place))), voxels)

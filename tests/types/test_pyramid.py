@@ -8,20 +8,33 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from imagecase import Case
 
-from dvidfs.engine import Engine, Store, open_engine
+from dvidfs.engine import Engine, ReadView, Store, WriteView, jobs, keys, open_engine, repos
 from dvidfs.engine.check import check_store
+from dvidfs.engine.keys import Family
 from dvidfs.engine.upkeep import run_waiting
+from dvidfs.engine.values import Prepared
+from dvidfs.engine.versions import Caller
 from dvidfs.errors import BadRequest, Conflict, Locked
 from dvidfs.types.builtin import registry
 from dvidfs.types.geometry import Box, span
-from dvidfs.types.imageblk import pyramid, requests
+from dvidfs.types.imageblk import check_blocks, pyramid, requests
+from dvidfs.types.imageblk.coarse import Coarse
 from dvidfs.types.imageblk.kinds import KINDS
+from dvidfs.types.imageblk.scales import SEAL
 from dvidfs.types.imageblk.volume import Volume
 
 Coord = tuple[int, int, int]
@@ -267,8 +280,6 @@ class History(RuleBasedStateMachine):
 def test_any_history_shows_the_means(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pyramid, "QUIET_SECONDS", 0)
     monkeypatch.setattr(pyramid, "STEP_BYTES", 4000)
-    from hypothesis.stateful import run_state_machine_as_test
-
     History.engine = engine
     run_state_machine_as_test(
         History,
@@ -278,3 +289,307 @@ def test_any_history_shows_the_means(engine: Engine, monkeypatch: pytest.MonkeyP
     )
     report = check_store(engine, deep=True, verifier=lambda name: registry()[name].verify)
     assert report.problems == []
+
+
+# -- named histories ---------------------------------------------------------------------------------------------
+
+BLOCK = (4, 4, 4)
+GRID = Box((0, 0, 0), (16, 16, 16))
+
+
+@pytest.fixture
+def case(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """A volume of 4 x 4 x 4 blocks without scales."""
+    monkeypatch.setattr(pyramid, "QUIET_SECONDS", 0)
+    case = Case.new(engine, BlockSize="4,4,4")
+    case.post_raw(np.random.default_rng(1).integers(0, 256, GRID.shape).astype("u1"), (0, 0, 0))
+    return case
+
+
+def read(case: Case, scale: int) -> np.ndarray:
+    def look(view: ReadView) -> np.ndarray:
+        volume = Volume.of(view, scale)
+        return volume.read(pyramid.extents_at(GRID, scale))
+
+    return case.read(look)
+
+
+def expected(case: Case, scale: int) -> np.ndarray:
+    voxels, box = read(case, 0)[..., None], GRID
+    for _ in range(scale):
+        voxels, box = mean(voxels, box)
+    return voxels[..., 0]
+
+
+def is_right(case: Case) -> bool:
+    return all(np.array_equal(read(case, s), expected(case, s)) for s in range(case.read(pyramid.scales) + 1))
+
+
+def paint(case: Case, at: Coord, value: int) -> None:
+    """One block of one value."""
+    case.post_raw(np.full(BLOCK, value, "u1"), (4 * at[0], 4 * at[1], 4 * at[2]))
+
+
+def make(case: Case, count: int = 2) -> None:
+    assert pyramid.build(case.engine, case.uuid, case.name, count) == count
+
+
+def waiting(case: Case) -> list[jobs.Job]:
+    with case.engine.read() as txn:
+        instance = txn.graph.instance(txn.graph.version(case.uuid), case.name)
+        found = [job for job in jobs.all_jobs(txn) if job.args.get("instance") == instance.id]
+    return [job for job in found if job.state in ("queued", "running")]
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["read", "drained"])
+def test_a_merge_shows_what_a_side_without_scales_wrote(case: Case, later: bool):
+    case.commit()
+    one, other = case.child(), case.child("other")
+    make(one)
+    paint(other, (1, 2, 3), 200)
+    one.commit()
+    other.commit()
+    merged = one.merge(other)
+    assert merged.read(pyramid.scales) == 2
+    assert is_right(merged)
+    assert merged.read(pyramid.pending) == 2
+    if later:
+        make(merged)
+        assert merged.read(pyramid.pending) == 0
+        assert is_right(merged)
+    merged.commit()
+    child = merged.child()
+    paint(child, (0, 0, 0), 9)
+    assert is_right(child)
+
+
+def test_a_merge_of_equal_means_of_different_voxels_is_made_anew(engine: Engine):
+    """One side raises one voxel, the other its neighbour: both means are the same, that of the merge is another."""
+    case = Case.new(engine, BlockSize="1,1,1")
+    case.post_raw(np.zeros((2, 2, 2), "u1"), (0, 0, 0))
+    make(case, 1)
+    case.commit()
+    sides = [case.child(), case.child("other")]
+    for x, side in enumerate(sides):
+        side.post_raw(np.full((1, 1, 1), 80, "u1"), (x, 0, 0))
+        run_waiting(engine)
+        assert side.read(pyramid.pending) == 0
+        side.commit()
+    merged = sides[0].merge(sides[1])
+    assert merged.read(lambda view: Volume.of(view, 1).read(Box((0, 0, 0), (1, 1, 1))))[0, 0, 0] == 20
+
+
+def test_only_voxels_that_were_written_are_in_conflict(case: Case):
+    make(case)
+    case.commit()
+    sides = [case.child(), case.child("other")]
+    paint(sides[0], (0, 0, 0), 10)
+    paint(sides[1], (1, 0, 0), 20)
+    run_waiting(case.engine)
+    for side in sides:
+        side.commit()
+    uuids = [side.uuid for side in sides]
+
+    def settle(txn):
+        merged = repos.resolve(txn, repos.find_parents(txn, uuids), [case.name])
+        assert not merged.conflicts
+        assert not merged.warnings
+        return merged.child.uuid
+
+    assert is_right(case.at(case.engine.write(settle)))
+
+
+def test_a_block_in_conflict_is_named_when_a_scale_needs_it(case: Case):
+    make(case)
+    case.commit()
+    sides = [case.child(), case.child("other")]
+    for value, side in enumerate(sides):
+        paint(side, (0, 0, 0), value)
+        side.commit()
+    merged = sides[0].merge(sides[1])
+    for scale in (1, 2):
+        with pytest.raises(Conflict, match="block 0_0_0 of"):
+            read(merged, scale)
+    paint(merged, (0, 0, 0), 7)
+    assert is_right(merged)
+
+
+def test_an_administrator_may_change_what_scales_were_made_of(case: Case):
+    case.commit()
+    child = case.child()
+    paint(child, (1, 0, 0), 50)
+    make(child)
+
+    def change(txn):
+        node = txn.graph.version(case.uuid)
+        view = WriteView(txn, node, txn.graph.instance(node, case.name), Caller(privileged=True))
+        values = child.read(requests.prepare_raw, "0_1_2", "4_4_4", "0_0_0", bytes([99]) * 64, "", "", False)
+        requests.post_raw(view, **values)
+
+    case.engine.write(change)
+    assert read(child, 0)[0, 0, 0] == 99
+    assert is_right(child)
+    run_waiting(case.engine)
+    assert is_right(child)
+
+
+def test_scales_are_shown_when_they_are_complete(case: Case, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pyramid, "STEP_BYTES", 1024)
+    case.write(pyramid.post_pyramid, {"scales": 2})
+    (job,) = waiting(case)
+    args = pyramid.step(case.engine, dict(job.args))
+    steps = 1
+    while args is not None:
+        assert case.read(pyramid.get_pyramid) == {"scales": 0, "building": 2, "pending": case.read(pyramid.pending)}
+        with pytest.raises(
+            BadRequest, match="has no scale 1 at this version, only 0 to 0: make more with `dvidfs pyramid`"
+        ):
+            read(case, 1)
+        if steps == 2:
+            paint(case, (3, 3, 3), 77)
+            paint(case, (0, 0, 0), 78)
+        args = pyramid.step(case.engine, args)
+        steps += 1
+    assert steps > 4
+    assert case.read(pyramid.get_pyramid)["scales"] == 2
+    assert is_right(case)
+    run_waiting(case.engine)
+    assert case.read(pyramid.get_pyramid) == {"scales": 2, "pending": False}
+    assert is_right(case)
+
+
+@pytest.mark.parametrize("drain", [False, True], ids=["built", "filled"])
+def test_what_is_written_while_a_block_is_made_wins(case: Case, monkeypatch: pytest.MonkeyPatch, drain: bool):
+    if drain:
+        make(case)
+        paint(case, (0, 0, 0), 1)
+    plain = Coarse.make
+
+    def make_and_write(volume: Coarse, wanted: list[bytes]):
+        made = list(plain(volume, wanted))
+        monkeypatch.setattr(Coarse, "make", plain)
+        paint(case, (0, 0, 0), 250)
+        return iter(made)
+
+    monkeypatch.setattr(Coarse, "make", make_and_write)
+    if drain:
+        (job,) = waiting(case)
+        pyramid.step(case.engine, dict(job.args))
+    else:
+        make(case)
+    assert read(case, 0)[0, 0, 0] == 250
+    assert is_right(case)
+    run_waiting(case.engine)
+    assert case.read(pyramid.pending) == 0
+    assert is_right(case)
+
+
+def test_one_job_waits_for_any_number_of_writes(case: Case):
+    make(case)
+    for x in range(4):
+        paint(case, (x, 1, 2), x)
+    assert len(waiting(case)) == 1
+    run_waiting(case.engine)
+    assert waiting(case) == []
+    paint(case, (1, 1, 1), 5)
+    (job,) = waiting(case)
+    case.engine.write(lambda txn: jobs.cancel(txn, job.id))
+    assert is_right(case)
+    paint(case, (2, 1, 1), 6)
+    assert [again.id for again in waiting(case)] == [job.id]
+    run_waiting(case.engine)
+    assert case.read(pyramid.pending) == 0
+
+
+def test_a_committed_version_keeps_its_marks_and_is_right(case: Case):
+    make(case)
+    paint(case, (1, 1, 1), 5)
+    case.commit()
+    run_waiting(case.engine)
+    assert waiting(case) == []
+    assert case.read(pyramid.pending) == 2
+    assert is_right(case)
+    with pytest.raises(Locked, match="dvidfs newversion"):
+        make(case)
+    child = case.child()
+    make(child)
+    assert child.read(pyramid.pending) == 0
+
+
+def test_a_moved_edge_changes_the_means_at_it(engine: Engine):
+    case = Case.new(engine, BlockSize="3,3,3")
+    case.post_raw(np.full((3, 3, 3), 9, "u1"), (0, 0, 0))
+    make(case, 1)
+    top = Box((0, 0, 0), (3, 2, 2))
+    assert case.read(lambda view: Volume.of(view, 1).read(top)).max() == 9
+    assert case.read(lambda view: Volume.of(view, 1).read(top))[0, 0].tolist() == [9, 9, 0]
+    case.post_raw(np.full((3, 3, 3), 1, "u1"), (3, 0, 0))
+    assert case.read(lambda view: Volume.of(view, 1).read(top))[0, 0].tolist() == [9, 5, 1]
+    case.write(requests.post_extents, b'{"MinPoint": [0,0,0], "MaxPoint": [2,2,2]}')
+    assert case.read(lambda view: Volume.of(view, 1).read(top))[0, 0].tolist() == [9, 9, 0]
+    assert case.read(pyramid.pending) == 1
+    run_waiting(engine)
+    assert case.read(pyramid.pending) == 0
+
+
+def test_reads_at_a_scale_agree(case: Case):
+    make(case)
+    paint(case, (1, 1, 1), 5)
+    whole = expected(case, 1)
+    assert case.read(requests.get_raw, "0_1_2", "8_8_8", "0_0_0", None, "", "", 1) == whole.tobytes()
+    row = case.read(requests.get_blocks, "0_1_1", "2", 1)
+    assert row == whole[4:8, 4:8, :4].tobytes() + whole[4:8, 4:8, 4:].tobytes()
+    one = case.read(requests.get_specificblocks, "1,1,1", "uncompressed", "", 1)
+    assert one == np.array([1, 1, 1, 64], "<i4").tobytes() + whole[4:8, 4:8, 4:].tobytes()
+    assert case.read(requests.get_subvolblocks, "4_4_4", "4_4_4", "uncompressed", 1) == one
+    packed = case.read(requests.get_subvolblocks, "8_8_8", "0_0_0", "", 1)
+    run_waiting(case.engine)
+    assert case.read(requests.get_subvolblocks, "8_8_8", "0_0_0", "", 1) == packed
+    axes = orjson.loads(case.read(requests.get_metadata, 2))["Axes"]
+    assert [(axis["Size"], axis["Resolution"]) for axis in axes] == [(4, 32)] * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"scales": 0}, "0 scales cannot be made: want 1 to 24"),
+        ({"scales": 25}, "want 1 to 24"),
+        ({"scales": True}, "a whole number"),
+        ([4], "a JSON object"),
+        ({"scales": 1}, "has 2 scales already: want 2 or more"),
+    ],
+)
+def test_a_wrong_number_of_scales_is_told(case: Case, body: Any, said: str):
+    make(case)
+    with pytest.raises(BadRequest, match=said):
+        case.write(pyramid.post_pyramid, body)
+
+
+def test_without_a_number_there_are_as_many_as_it_takes(engine: Engine):
+    case = Case.new(engine, BlockSize="4,4,4")
+    with pytest.raises(BadRequest, match="give the number of scales"):
+        case.write(pyramid.post_pyramid, None)
+    case.post_raw(np.ones((4, 4, 4), "u1"), (-1200, 0, 0))
+    case.post_raw(np.ones((4, 4, 4), "u1"), (0, 0, 0))
+    assert case.write(pyramid.post_pyramid, None) == {"scales": 0, "building": 3}
+    run_waiting(engine)
+    assert case.read(pyramid.get_pyramid) == {"scales": 3, "pending": False}
+    assert case.read(pyramid.get_pyramid)["scales"] == case.read(pyramid.scales)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_check_finds_blocks_that_are_wrong(case: Case, damage: str):
+    make(case)
+
+    def spoil(view: WriteView) -> None:
+        enc = keys.encode_block(1, 1, 0, 0)
+        old = bytes(view.get(Family.BLOCK, enc) or b"")
+        seal = old[-SEAL.size :]
+        payload = b"no block" if damage == "cut" else Volume.of(view).encode(np.full((1, *BLOCK), 3, "u1"))[0]
+        view.put(Family.BLOCK, enc, Prepared(payload + seal, len(payload + seal)))
+
+    assert case.read(check_blocks) == []
+    case.write(spoil)
+    fault, *_ = case.read(check_blocks)  # what is made of it is wrong too
+    assert fault.startswith("block 1_0_0 at scale 1: ")
+    assert ("cannot be read" in fault) == (damage == "cut")

@@ -13,6 +13,8 @@ from imagecase import Case
 from PIL import Image
 
 from dvidfs.engine import Store, open_engine
+from dvidfs.engine.keys import INLINE
+from dvidfs.engine.values import Prepared, Staged
 from dvidfs.errors import BadRequest, Conflict, Locked, NotFound
 from dvidfs.types import pieces, workers
 from dvidfs.types.geometry import Box, join, span
@@ -181,11 +183,13 @@ def test_too_many_slices_are_named_but_not_listed(engine):
     assert case.read(entry.has, (1_999_999, "png"))
 
 
-def test_a_read_window_is_ready_the_second_time(case):
+def test_a_window_that_is_read_again_is_ready(case):
     entry, _ = case.file("volume.raw")
     assert not case.read(entry.ready, 0, 10)
     case.file_bytes("volume.raw", 0, 10)
-    assert case.read(entry.ready, 5, 3)
+    assert not case.read(entry.ready, 5, 3), "a lone window is not worth a brick"
+    case.file_bytes("volume.raw", 5, 3)
+    assert case.read(entry.ready, 20, 30)
     picture, parts = case.file("slices/xy/000000.png")
     assert not case.read(picture.ready, *parts, 0, 10)
     case.file_bytes("slices/xy/000000.png", 0, 10)
@@ -382,11 +386,23 @@ def test_batches_join_to_the_same_bytes(items, size):
     assert all(len(batch) >= size for batch in batches[:-1])
 
 
-@given(st.lists(st.binary(max_size=9), max_size=20), st.integers(0, 60))
-def test_a_spool_gives_back_what_went_in(items, limit):
-    spool = pieces.Spool[int](limit)
+@given(st.lists(st.integers(1, 200), max_size=20), st.integers(0, 600), st.integers(1, 300))
+def test_a_spool_gives_back_what_went_in(sizes, limit, group):
+    """In order, whatever lies in the store ahead; and little is held beyond the limit."""
+    store: list[bytes] = []
+
+    def stage(prepared):
+        store.extend(bytes(p.data) for p in prepared)
+        return [Staged(1, len(store) - len(prepared) + i, p.size, 0) for i, p in enumerate(prepared)]
+
+    items = [bytes([i]) * size for i, size in enumerate(sizes)]
+    spool = pieces.Spool[int](stage, limit, group)
     for i, data in enumerate(items):
         spool.add(i, data)
+        held = sum(p.size for _, p in spool if isinstance(p, Prepared) and p.size > INLINE)
+        assert held <= max(limit, group)
     for _ in range(2):
-        assert list(spool) == list(enumerate(items))
-    assert (len(spool), spool.size) == (len(items), sum(map(len, items)))
+        assert [(key, bytes(p.data) if isinstance(p, Prepared) else store[p.ref]) for key, p in spool] == list(
+            enumerate(items)
+        )
+    assert (len(spool), spool.size) == (len(items), sum(sizes))

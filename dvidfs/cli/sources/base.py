@@ -232,8 +232,11 @@ def fingerprint(paths: Iterable[Path]) -> str:
 
 
 def natural(name: str) -> list[Any]:
-    """Sorts z2 before z10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+    """Sorts z2 before z10, and a name that is a number below 0, as -00064.png, before those above."""
+    is_below = re.match(r"-\d", name, re.ASCII) is not None
+    parts = re.split(r"(\d+)", name[is_below:])
+    numbers = [int(part) if part.isdecimal() else part for part in parts]
+    return [numbers[0], -int(numbers[1]), *numbers[2:]] if is_below else numbers
 
 
 def nearest(position: Sequence[float], voxel: Sequence[float]) -> Point | None:

@@ -33,6 +33,8 @@ _SAMPLE_FORMAT = {"u": 1, "i": 2, "f": 3}
 
 Tag = tuple[int, int, int, bytes]
 """Number, type, count, values."""
+Entry = tuple[int, int, int, int]
+"""The same; the last number is the values themselves, or where they stand."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,10 @@ class _Variant:
     word: np.dtype
     place: int
 
-    def directories(self, number: int, tags: int) -> NDArray:
-        """Empty directories of so many tags each."""
+    def directory(self, tags: int) -> np.dtype:
+        """The type of a directory of so many tags."""
         entry = [("number", "<u2"), ("type", "<u2"), ("count", self.word), ("value", self.word)]
-        return np.zeros(number, [("tags", self.count), ("entries", entry, (tags,)), ("next", self.word)])
+        return np.dtype([("tags", self.count), ("entries", entry, (tags,)), ("next", self.word)])
 
 
 _CLASSIC = _Variant(struct.pack("<2sHI", b"II", 42, 8), np.dtype("<u2"), np.dtype("<u4"), _LONG)
@@ -62,43 +64,45 @@ class _Head:
         self._page_bytes = frame.size // self._pages
         tags = _tags(frame, self._page_bytes, variant.place)
         text = _description(frame)
-        self._first = variant.directories(1, len(tags) + 1)
-        self._start = len(variant.head) + self._first.nbytes
+        self._first, self._other = variant.directory(len(tags) + 1), variant.directory(len(tags))
+        self._at = len(variant.head) + self._first.itemsize
         self._values = b""
         self._entries = [self._entry(tag) for tag in tags]
         self._described = sorted([*self._entries, self._entry((_DESCRIPTION, _ASCII, len(text), text))])
-        rest = (self._pages - 1) * variant.directories(1, len(tags)).nbytes
-        self.size = -(-(self._start + len(self._values) + rest) // _ALIGN) * _ALIGN
+        self.size = -(-(self._at + (self._pages - 1) * self._other.itemsize) // _ALIGN) * _ALIGN
 
-    def _entry(self, tag: Tag) -> tuple[int, int, int, int]:
+    def _entry(self, tag: Tag) -> Entry:
         """A tag's entry; values that do not fit it are put aside."""
         number, kind, count, data = tag
         if len(data) <= self._variant.word.itemsize:
             return number, kind, count, int.from_bytes(data, "little")
-        place = self._start + len(self._values)
-        self._values += data.ljust(-(-len(data) // 8) * 8, b"\0")
+        place, room = self._at, -(-len(data) // 8) * 8
+        self._at += room
+        self._values += data.ljust(room, b"\0")
         return number, kind, count, place
 
     def bytes(self) -> bytes:
         """All of it."""
-        at = self._start + len(self._values)
-        rest = self._variant.directories(self._pages - 1, len(self._entries))
-        places = at + rest.itemsize * np.arange(len(rest) + 1, dtype=np.uint64)
-        places[-1] = 0  # there is none behind the last
-        strips = self.size + self._page_bytes * np.arange(len(rest) + 1, dtype=np.uint64)
-        _fill(self._first, self._described, places[:1], strips[:1])
-        _fill(rest, self._entries, places[1:], strips[1:])
-        parts = self._variant.head, self._first.tobytes(), self._values, rest.tobytes()
-        return b"".join(parts).ljust(self.size, b"\0")
+        page = np.arange(self._pages, dtype=np.uint64)
+        behind = self._at + self._other.itemsize * page
+        behind[-1] = 0  # there is none behind the last
+        strips = self.size + self._page_bytes * page
+        first = _directories(self._first, self._described, behind[:1], strips[:1])
+        others = _directories(self._other, self._entries, behind[1:], strips[1:])
+        rest = self.size - self._at - others.nbytes
+        return b"".join((self._variant.head, first, self._values, others, bytes(rest)))
 
 
-def _fill(directories: NDArray, entries: list[tuple[int, int, int, int]], following: NDArray, strips: NDArray) -> None:
-    """The same entries for all, but for where the strip lies; and where the directory behind each one is."""
-    directories["tags"] = len(entries)
-    directories["entries"] = np.array(entries, directories["entries"].dtype)
+def _directories(layout: np.dtype, entries: list[Entry], behind: NDArray, strips: NDArray) -> memoryview:
+    """The same entries for each, but for where its strip lies; and where the directory behind it is."""
+    one = np.zeros(1, layout)
+    one["tags"] = len(entries)
+    one["entries"][0] = entries
+    all_of_them = np.frombuffer(bytearray(one.tobytes()) * len(strips), layout)
     column = [number for number, *_ in entries].index(_STRIP_OFFSETS)
-    directories["entries"]["value"][:, column] = strips
-    directories["next"] = following
+    all_of_them["entries"]["value"][:, column] = strips
+    all_of_them["next"] = behind
+    return all_of_them.data
 
 
 # ---------------------------------------------------------------- tags

@@ -19,7 +19,7 @@ from dvidfs.engine.graph import Instance
 from dvidfs.engine.keys import Family
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import Conflict, DvidfsError
-from dvidfs.types.base import OCTETS, Body, DataType, Endpoint, Param, flag
+from dvidfs.types.base import OCTETS, Body, DataType, Endpoint, Param, flag, whole
 from dvidfs.types.imageblk import extents, files, light, proxies, pyramid, requests, settings
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
 from dvidfs.types.imageblk.scales import JOB
@@ -32,6 +32,7 @@ MASK = (
     Param("attenuation", default="", help="1 to 7; checked, without effect"),
 )
 MUTATE = Param("mutate", lambda text: text == "true", False, "true: what is there is being replaced")
+SCALE = Param("scale", whole, 0, "each has half the voxels of the one below along each axis: see pyramid")
 COMPRESSION = Param("compression", default="", help="uncompressed or jpeg; without it blocks go out as they are stored")
 DIMS = "dims: xy, xz, yz, or 0_1_2 for a volume; size: w_h or x_y_z; offset: x_y_z. "
 
@@ -41,7 +42,7 @@ ENDPOINTS = (
         "raw/{dims}/{size}/{offset}/{format?}",
         requests.get_raw,
         "A slice as a picture, or a volume as its voxels.",
-        query=(*MASK, THROTTLE),
+        query=(*MASK, SCALE, THROTTLE),
         type=OCTETS,
         throttled=True,
         uncached=("roi",),
@@ -55,7 +56,7 @@ ENDPOINTS = (
         "isotropic/{dims}/{size}/{offset}/{format?}",
         requests.get_isotropic,
         "The same with square pixels, by the voxel size.",
-        query=(*MASK, THROTTLE),
+        query=(*MASK, SCALE, THROTTLE),
         type="image/png",
         throttled=True,
         cached=False,
@@ -92,6 +93,7 @@ ENDPOINTS = (
         "blocks/{coord}/{span}",
         requests.get_blocks,
         "The voxels of blocks along x, block after block.",
+        query=(SCALE,),
         type=OCTETS,
         detail="coord: x_y_z of the first block, counted in blocks. Blocks that are not stored are background.",
         example="blocks/0_0_0/4",
@@ -113,7 +115,7 @@ ENDPOINTS = (
         "subvolblocks/{size}/{offset}",
         requests.get_subvolblocks,
         "The stored blocks of a volume, as a stream of records.",
-        query=(COMPRESSION, THROTTLE),
+        query=(COMPRESSION, SCALE, THROTTLE),
         type=OCTETS,
         throttled=True,
         detail="Size and offset, in voxels, are multiples of the block size. A record: int32 x, y, z, n, then n bytes.",
@@ -128,6 +130,7 @@ ENDPOINTS = (
             Param("blocks", default="", help="x,y,z,x,y,z,... in block coordinates"),
             COMPRESSION,
             Param("prefetch", default="", help="on: answer nothing"),
+            SCALE,
         ),
         type=OCTETS,
         light=light.specificblocks,
@@ -138,6 +141,7 @@ ENDPOINTS = (
         "metadata",
         requests.get_metadata,
         "Axes and properties as dvid-nd-data.",
+        query=(SCALE,),
         type="application/vnd.dvid-nd-data+json",
         cached=False,
         example="metadata",

@@ -20,9 +20,9 @@ QUICK = ("none", "lz4", "snappy")
 """Forms of which a block is decoded in microseconds."""
 
 
-def raw(view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, **_: Any) -> bool:
-    """A small volume out of few blocks, all of it."""
-    if format or roi:
+def raw(view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, scale: int, **_: Any) -> bool:
+    """A small volume out of few blocks, all of it; of further scales much may have to be made first."""
+    if format or roi or scale:
         return False
     try:
         plane = parse_plane(dims)
@@ -35,10 +35,10 @@ def raw(view: ReadView, dims: str, size: str, offset: str, format: str | None, r
     return blocks <= MAX_BLOCKS and blocks * volume.block_bytes <= MAX_BYTES and volume.form.name in QUICK
 
 
-def specificblocks(view: ReadView, blocks: str, compression: str, **_: Any) -> bool:
+def specificblocks(view: ReadView, blocks: str, compression: str, scale: int, **_: Any) -> bool:
     """A handful of blocks."""
     settings = view.instance.settings
-    if is_proxied(settings) or compression:
+    if is_proxied(settings) or compression or scale:
         return False
     x, y, z = settings["BlockSize"]
     return (blocks.count(",") // 3 + 1) * x * y * z * 8 <= MAX_BYTES

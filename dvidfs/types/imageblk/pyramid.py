@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvidfs import kernels
 from dvidfs.engine import Engine, jobs, keys
 from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer, ReadTxn, WriteTxn
@@ -310,8 +309,6 @@ def build(
         view = WriteView(txn, node, txn.graph.instance(node, name), refusal=refusal)
         return _claim(view, _begin(view, wanted))
 
-    for module in ("means_numba", "blocks_numba"):
-        kernels.load(module)
     job = engine.write(claim)
     total = _total(engine, job)
     args: dict[str, Any] | None = dict(job.args)

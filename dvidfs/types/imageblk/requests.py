@@ -8,12 +8,13 @@ there. Invariant: what is refused wrote nothing; a long answer is streamed and n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import orjson
 
-from dvidfs.engine import journal, repos
+from dvidfs.engine import journal, repos, values
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, Locked
@@ -37,10 +38,10 @@ from dvidfs.types.geometry import (
     parse_point,
     parse_size,
 )
-from dvidfs.types.imageblk import extents, pictures, settings
+from dvidfs.types.imageblk import extents, pictures, scales, settings
 from dvidfs.types.imageblk.masked import Edge, MaskedVolume, joined, select
 from dvidfs.types.imageblk.pictures import Window
-from dvidfs.types.imageblk.volume import PIECE_BYTES, Volume, as_bytes, check_writable, is_proxied, put_blocks
+from dvidfs.types.imageblk.volume import PIECE_BYTES, Payload, Volume, as_bytes, check_writable, is_proxied, put_blocks
 from dvidfs.types.pieces import Spool
 from dvidfs.types.roi.mask import Mask
 
@@ -56,24 +57,35 @@ SLOW = ("jpeg", "gzip")
 
 
 def get_raw(
-    view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, attenuation: str
+    view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, attenuation: str, scale: int = 0
 ) -> Content:
     """A slice as a picture, or a volume as its voxels; what is not stored is 0."""
-    return _window(view, dims, size, offset, format or "", roi, attenuation, squared=False)
+    return _window(view, dims, size, offset, format or "", roi, attenuation, scale, squared=False)
 
 
 def get_isotropic(
-    view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, attenuation: str
+    view: ReadView, dims: str, size: str, offset: str, format: str | None, roi: str, attenuation: str, scale: int = 0
 ) -> Content:
     """The same with square pixels: of a slice whose voxels are not, fewer are read and scaled to the size asked for."""
-    return _window(view, dims, size, offset, format or "", roi, attenuation, squared=True)
+    return _window(view, dims, size, offset, format or "", roi, attenuation, scale, squared=True)
 
 
 def _window(
-    view: ReadView, dims: str, size: str, offset: str, form: str, roi: str, attenuation: str, *, squared: bool
+    view: ReadView,
+    dims: str,
+    size: str,
+    offset: str,
+    form: str,
+    roi: str,
+    attenuation: str,
+    scale: int,
+    *,
+    squared: bool,
 ) -> Content:
     plane, mask = parse_plane(dims), _mask(view, roi, attenuation)
-    volume = Volume.of(view) if mask is None else MaskedVolume(Volume.of(view), mask)
+    if scale and mask is not None:
+        raise BadRequest("a mask has no scales: ask for roi, or for scale")
+    volume = Volume.of(view, scale) if mask is None else MaskedVolume(Volume.of(view), mask)
     box = parse_box(plane, size, offset)
     n = check_volume(box, volume.kind.bytes)
     if not plane.is_volume:
@@ -156,7 +168,8 @@ def _encode(volume: Volume, box: Box, voxels: Buffer, mask: Mask | None) -> tupl
     """The payloads of a volume made of whole blocks, made layer by layer; blocks that a mask cuts through are left as voxels."""
     grid = covering_blocks(box, volume.block)
     (x0, y0, z0), (nx, ny, nz) = grid.offset, grid.size
-    array, depth, out = np.frombuffer(voxels, volume.kind.item).reshape(box.shape), volume.block[2], Spool[Point]()
+    array, depth = np.frombuffer(voxels, volume.kind.item).reshape(box.shape), volume.block[2]
+    out = Spool[Point](partial(values.stage, volume.view.txn.store, volume.view.instance.id))
     edges: list[Edge] = []
     for z in range(z0, z0 + nz):
         layer = kernel.scatter(array[(z - z0) * depth : (z - z0 + 1) * depth], volume.block_shape)
@@ -171,7 +184,7 @@ def _encode(volume: Volume, box: Box, voxels: Buffer, mask: Mask | None) -> tupl
 
 
 def post_raw(
-    view: WriteView, box: Box, blocks: Iterable[tuple[Point, Buffer]], mutate: bool, edges: Sequence[Edge] = ()
+    view: WriteView, box: Box, blocks: Iterable[tuple[Point, Payload]], mutate: bool, edges: Sequence[Edge] = ()
 ) -> None:
     """Stores the blocks of a volume, and the part of those at the edges of a mask; extents grow to cover it all."""
     put_blocks(view, blocks)
@@ -199,9 +212,9 @@ def _row(volume: Volume, coord: str, span: str) -> Box:
     return row
 
 
-def get_blocks(view: ReadView, coord: str, span: str) -> Content:
+def get_blocks(view: ReadView, coord: str, span: str, scale: int = 0) -> Content:
     """The voxels of blocks along x, block after block; what is not stored is background."""
-    volume = Volume.of(view)
+    volume = Volume.of(view, scale)
     row = _row(volume, coord, span)
     n = row.size[0] * volume.block_bytes
     empty = bytes([volume.background]) * volume.block_bytes
@@ -241,9 +254,9 @@ def post_blocks(view: WriteView, row: Box, blocks: Sequence[tuple[Point, Buffer]
     journal.record(view, "mutate" if mutate else "ingest", Block=row.offset, Span=row.size[0])
 
 
-def get_subvolblocks(view: ReadView, size: str, offset: str, compression: str) -> Content:
+def get_subvolblocks(view: ReadView, size: str, offset: str, compression: str, scale: int = 0) -> Content:
     """The stored blocks of a volume made of whole blocks, as a stream of records, z slowest."""
-    volume = Volume.of(view)
+    volume = Volume.of(view, scale)
     box = checked_box(parse_size(size), parse_point(offset, "offset"))
     if not is_aligned(box, volume.block):
         raise BadRequest(
@@ -267,9 +280,9 @@ def get_subvolblocks(view: ReadView, size: str, offset: str, compression: str) -
     return _joined(pieces(), blocks.volume * volume.block_bytes)
 
 
-def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: str) -> Content:
+def get_specificblocks(view: ReadView, blocks: str, compression: str, prefetch: str, scale: int = 0) -> Content:
     """The stored ones of the blocks that are named (x,y,z,x,y,z,...), as a stream of records in that order."""
-    volume = Volume.of(view)
+    volume = Volume.of(view, scale)
     wire = _Wire(volume, compression)
     words = blocks.split(",") if blocks else []
     if len(words) % 3:
@@ -327,10 +340,13 @@ def _joined(pieces: Iterator[Buffer], estimate: int) -> Content:
 # ---------------------------------------------------------------- the volume as a whole
 
 
-def get_metadata(view: ReadView) -> Content:
+def get_metadata(view: ReadView, scale: int = 0) -> Content:
     """Axes and properties in one JSON object, and a line feed."""
-    kind = Volume.of(view).kind
-    text = orjson.dumps(settings.metadata_json(kind, view.instance.settings, extents.shown(view))) + b"\n"
+    kind, told, box = Volume.of(view, scale).kind, view.instance.settings, extents.shown(view)
+    if scale:
+        told = settings.at_scale(told, scale)
+        box = scales.extents_at(box, scale) if box is not None else None
+    text = orjson.dumps(settings.metadata_json(kind, told, box)) + b"\n"
     return Content(text, "application/vnd.dvid-nd-data+json", len(text))
 
 
@@ -342,6 +358,7 @@ def post_extents(view: WriteView, body: Buffer) -> None:
     lower = {name.lower(): value for name, value in given.items()}
     first, last = (_corner(lower.get(name.lower()), name) for name in ("MinPoint", "MaxPoint"))
     extents.replace(view, settings.corner_box(first, last))
+    scales.recheck(view)
     journal.record(view, "post-extents", MinPoint=first, MaxPoint=last)
 
 

@@ -224,9 +224,11 @@ def unsealed(view: ReadView, stored: Buffer, part: bytes, strays: tuple[int, ...
 
 def mark(view: WriteView, coords: Collection[Point]) -> None:
     """Note that blocks (x, y, z) of scale 0 are being written in this transaction; nothing to do where there are no scales."""
+    if not coords:
+        return
     told = [at for _, at in _all_levels(view)] if view.frozen else [levels(view)]
     top = max((at.marked for at in told), default=0)
-    if not top or not coords:
+    if not top:
         return
     level: Collection[Point] = coords
     for scale in range(1, top + 1):
@@ -237,6 +239,12 @@ def mark(view: WriteView, coords: Collection[Point]) -> None:
                 _mark_after(view, enc)
     if not view.frozen:
         queue(view, coords)
+
+
+def recheck(view: WriteView) -> None:
+    """The extents have been changed: blocks that lay at their edges may not count any more, others may."""
+    if levels(view).marked and not view.frozen:
+        queue(view)
 
 
 def _mark(view: WriteView, enc: bytes) -> None:
@@ -277,7 +285,8 @@ def queue(view: WriteView, coords: Collection[Point] = (), build: int = 0) -> No
         if joined != waiting.args:
             jobs.save(view.txn, replace(waiting, args=joined))
     elif ended is not None:  # used again, else a row would be left for every write
-        again = replace(ended, args=args, state="queued", owner="", error="", done=0, updated=view.txn.now)
+        whole = args if ended.state == "done" else _joined(ended.args, args)
+        again = replace(ended, args=whole, state="queued", owner="", error="", done=0, updated=view.txn.now)
         jobs.save(view.txn, again)
     else:
         add_job(view, args)

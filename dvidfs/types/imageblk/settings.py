@@ -124,6 +124,12 @@ def extended_json(kind: VoxelKind, settings: Mapping[str, Any], box: Box | None)
     }
 
 
+def at_scale(settings: Mapping[str, Any], scale: int) -> dict[str, Any]:
+    """The settings as they hold for a scale above 0: voxels are larger."""
+    size = settings["VoxelSize"]
+    return {**settings, "VoxelSize": None if size is None else [n * 2**scale for n in size]}
+
+
 def metadata_json(kind: VoxelKind, settings: Mapping[str, Any], box: Box | None) -> dict[str, Any]:
     """The volume as dvid-nd-data: its axes, then all properties."""
     sizes, offsets = (box.size, box.offset) if box else ((0, 0, 0), (0, 0, 0))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dvidfs.engine import keys
 from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
-from dvidfs.engine.values import Prepared
+from dvidfs.engine.values import Prepared, Staged
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import Conflict, Locked
 from dvidfs.kernels import blocks as kernel
@@ -39,6 +39,8 @@ REMOTE = "Remote"
 """The private setting of an instance whose voxels live elsewhere: what is known of that place."""
 _AT_ONCE = 256
 """Blocks are handed to the store in portions of so many."""
+Payload = Buffer | Prepared | Staged
+"""A block to be stored: its bytes, or that they lie in the store already."""
 _KEY = np.dtype([("scale", "u1"), ("zyx", ">u4", 3)])
 
 
@@ -213,7 +215,7 @@ def _cut(box: Box, axis: int, depth: int, block: int) -> Iterator[Box]:
         at = stop
 
 
-def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]]) -> None:
+def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Payload]]) -> None:
     """Stores payloads under block coordinates (x, y, z) of scale 0, and sees to it that further scales follow.
 
     Whatever writes voxels does it through here.
@@ -221,10 +223,14 @@ def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Buffer]]) -> None:
     check_writable(view)
     waiting, written = iter(blocks), []
     while part := list(islice(waiting, _AT_ONCE)):
-        payloads = {keys.encode_block(0, *coord): Prepared(payload, len(payload)) for coord, payload in part}
+        payloads = {keys.encode_block(0, *coord): _ready(payload) for coord, payload in part}
         view.put_many(Family.BLOCK, [(enc, value, b"") for enc, value in sorted(payloads.items())])
         written += [coord for coord, _ in part]
     scales.mark(view, written)
+
+
+def _ready(payload: Payload) -> Prepared | Staged:
+    return payload if isinstance(payload, Prepared | Staged) else Prepared(payload, len(payload))
 
 
 def coords_of(encoded: Sequence[bytes]) -> NDArray[np.int64]:

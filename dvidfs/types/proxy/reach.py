@@ -85,7 +85,7 @@ def answers(server: str, ask: Callable[[], Sequence[Any]], size: int = 0) -> lis
         try:
             futures = ask()
             return [future.result(timeout=max(0.0, until - monotonic())) for future in futures]
-        except (ValueError, RuntimeError, OSError, NotImplementedError) as error:  # TimeoutError is an OSError
+        except (ValueError, RuntimeError, OSError) as error:  # TimeoutError is an OSError
             for future in futures:
                 future.cancel()
             raise _meaning(server, error) from None

@@ -6,7 +6,7 @@ Here stand the tables that HTTP, the mount, help and docs are read from. Behavio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,12 @@ from dvidfs.types.geometry import COORD_MAX, COORD_MIN, parse_point
 from dvidfs.types.roi import files, requests, store
 
 _SPANS = "[[z, y, x0, x1], ...] in blocks, both ends inside."
+
+
+def _nothing(keyword: str, *verbs: str) -> Iterator[Endpoint]:
+    for verb in verbs:
+        yield Endpoint(verb, keyword, requests.nothing, "Nothing: kept for old clients.", type="", example=keyword)
+
 
 ENDPOINTS = (
     Endpoint(
@@ -42,7 +48,7 @@ ENDPOINTS = (
         example="roi",
     ),
     Endpoint("DELETE", "roi", requests.delete_roi, "Empty the region from this version on.", type="", example="roi"),
-    Endpoint("*", "roi", requests.nothing, "Nothing: kept for old clients.", type="", example="roi"),
+    *_nothing("roi", "HEAD", "PUT", "PATCH"),
     Endpoint(
         "GET",
         "mask/{dims}/{size}/{offset}",
@@ -51,13 +57,6 @@ ENDPOINTS = (
         type=OCTETS,
         detail="dims: 0_1_2; size and offset: x_y_z in voxels. x fastest.",
         example="mask/0_1_2/64_64_64/0_0_0",
-    ),
-    Endpoint(
-        "GET",
-        "ptquery",
-        requests.get_ptquery,
-        "Refused: points are posted.",
-        example="ptquery",
     ),
     Endpoint(
         "POST",
@@ -69,7 +68,7 @@ ENDPOINTS = (
         detail="The body is [[x, y, z], ...] in voxels. Allowed on committed versions.",
         example="ptquery",
     ),
-    Endpoint("*", "ptquery", requests.nothing, "Nothing: kept for old clients.", type="", example="ptquery"),
+    *_nothing("ptquery", "HEAD", "PUT", "PATCH", "DELETE"),
     Endpoint(
         "GET",
         "partition",

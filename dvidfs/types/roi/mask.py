@@ -69,14 +69,18 @@ class Mask:
         for plane, layer in enumerate(flags):
             low = max((start // depth + plane) * depth, start) - start
             high = min((start // depth + plane + 1) * depth - start, box.size[2])
-            yield slice(low, high), layer[y][:, x]
+            yield slice(low, high), layer.take(y, 0).take(x, 1)
 
     def erase(self, voxels: NDArray, box: Box, value: int = 0) -> None:
         """Sets every byte of the voxels outside to ``value``; ``voxels``: a C-contiguous (z, y, x) array of the box."""
-        octets = voxels.view(np.uint8).reshape(*box.shape, voxels.itemsize)
+        octets = voxels.view(np.uint8).reshape(box.size[2], box.size[1], -1)
         for planes, inside in self.layers(box):
-            if not inside.all():
-                octets[planes][:, ~inside] = value
+            if inside.all():
+                continue
+            keep = np.repeat(np.negative(inside.view(np.uint8)), voxels.itemsize, axis=1)  # 255 inside, 0 outside
+            octets[planes] &= keep
+            if value:
+                octets[planes] |= ~keep & np.uint8(value)
 
 
 def _places(box: Box, block: Point, axis: int) -> NDArray[np.int64]:
@@ -88,4 +92,4 @@ def _places(box: Box, block: Point, axis: int) -> NDArray[np.int64]:
 def _spread(flags: Flags, box: Box, block: Point) -> Flags:
     """Flags of the blocks that cover a box, as flags of its voxels."""
     z, y, x = (_places(box, block, axis) for axis in (2, 1, 0))
-    return flags[z][:, y][:, :, x]
+    return flags.take(x, 2).take(y, 1).take(z, 0)

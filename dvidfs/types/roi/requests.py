@@ -100,10 +100,6 @@ def _cut(box: Box) -> Iterator[Box]:
                 yield span((x, y, z), (min(x + across, x1), min(y + down, y1), min(z + deep, z1)))
 
 
-def get_ptquery(view: ReadView) -> None:
-    raise BadRequest("ptquery requires POST with list of points, as [[x, y, z], ...]")
-
-
 def post_ptquery(view: ReadView, body: Buffer) -> Content:
     """For each voxel (x, y, z) whether it is inside."""
     points, mask = text.parse_points(body), Mask.of(view)

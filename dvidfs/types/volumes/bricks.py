@@ -23,6 +23,7 @@ from dvidfs.types.geometry import Box, Point, span
 BRICK_BYTES = 16 << 20
 CACHE_BYTES = 256 << 20
 SHAPES = 4096
+TOUCHES = 1024
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,9 @@ class Bricks:
         high = x1, min(y1, floor + (group + 1) * self.height), min(z1, (layer + 1) * self.block[2])
         return span(low, high)
 
+    def bytes(self, number: tuple[int, int]) -> int:
+        return self.brick(number).volume * self.item
+
     def runs(self, start: int, stop: int) -> Iterator[Run]:
         """The byte range [start, stop) of the file as runs within bricks, in order."""
         floor = self.box.offset[1] - self.box.offset[1] % self.block[1]
@@ -108,6 +112,7 @@ class Cache:
         self.used = 0
         self._lock = threading.Lock()
         self._held: OrderedDict[Hashable, Future[memoryview]] = OrderedDict()
+        self._touched: OrderedDict[Hashable, None] = OrderedDict()
         self._shapes: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, make: Callable[[], memoryview]) -> memoryview:
@@ -136,6 +141,16 @@ class Cache:
         """Whether a value is there already."""
         future = self._held.get(key)
         return future is not None and future.done()
+
+    def touch(self, key: Hashable) -> bool:
+        """Whether it was touched not long ago; it counts as touched from now on."""
+        with self._lock:
+            if key in self._touched:
+                return True
+            self._touched[key] = None
+            if len(self._touched) > TOUCHES:
+                self._touched.popitem(last=False)
+            return False
 
     def shape(self, stamp: Hashable, look: Callable[[], Any]) -> Any:
         """Something small that is found by ``look`` and stands as long as a stamp."""

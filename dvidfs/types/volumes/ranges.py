@@ -1,6 +1,6 @@
 """Ranges of bytes of a volume's voxels in C order: read through bricks that are kept, written block by block.
 
-Decides what is decoded for a range and what a written range changes; where the voxels are stored is for the source.
+Decides what is decoded for a range and what a written range changes: a lone window costs that window, whoever goes on reading gets whole bricks; where the voxels are stored is for the source.
 Invariant: a kept brick stands under the stamp of its view, so it is never wrong; a written range leaves every other voxel as it was.
 """
 
@@ -17,20 +17,22 @@ from dvidfs.types.volumes import bricks as sizes
 from dvidfs.types.volumes.bricks import Bricks, Run, cache_of
 from dvidfs.types.volumes.source import Source, as_bytes, join_buffers
 
+WORTH_KEEPING = 4
+"""A range of that part of a brick has the whole brick made at once; a smaller one only when the brick is asked for again."""
+
 
 def read_range(view: ReadView, source: Source, scale: int, bricks: Bricks, start: int, stop: int) -> Buffer:
     """Bytes [start, stop) of the voxels of ``bricks`` in C order."""
-    volume = source.open(view, scale)
-    if bricks.layer_bytes > sizes.CACHE_BYTES:
-        parts: list[Buffer] = []
-        for run in bricks.runs(start, stop):
-            rows, skip = _rows_of(bricks, run)
-            parts.append(as_bytes(volume.read(rows))[skip : skip + run.count])
-        return join_buffers(parts)
+    volume, keeps = source.open(view, scale), bricks.layer_bytes <= sizes.CACHE_BYTES
     cache, key, parts = cache_of(view.txn.store), (view.stamp(), scale, bricks.box), []
     for run in bricks.runs(start, stop):
-        whole = cache.get((key, run.number), lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
-        parts.append(whole[run.offset : run.offset + run.count])
+        name = (key, run.number)
+        if keeps and (cache.has(name) or run.count * WORTH_KEEPING >= bricks.bytes(run.number) or cache.touch(name)):
+            whole = cache.get(name, lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
+            parts.append(whole[run.offset : run.offset + run.count])
+        else:
+            rows, skip = _rows_of(bricks, run)
+            parts.append(as_bytes(volume.read(rows))[skip : skip + run.count])
     return join_buffers(parts)
 
 

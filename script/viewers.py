@@ -1,0 +1,183 @@
+"""Look at a volume with neuroglancer and ImageJ, and compare what they show with the voxels.
+
+Decides what is looked at (micrographs of mount-examples, volumes of each type that ImageJ knows) and what counts as shown; how the browser
+and ImageJ are driven stands in ``chromium.py`` and ``imagej.py``. Invariant: servers, mounts and browsers are gone at the end.
+
+Exit status: 0 all is shown as it is; 1 something differs.
+"""
+
+# ruff: noqa: T201 (what a program prints is its work)
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import live  # lies with the tests, which start servers in the same way
+import neuroglancer
+import numpy as np
+from chromium import Chromium
+from imagej import look_at
+from numpy.typing import NDArray
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "mount-examples" / "data" / "grayscale"
+PICTURES = ROOT / "docs" / "pictures"
+SIZE = 640, 480
+"""The page, in pixels."""
+SLICE = 32
+VISIBLE = 200
+"""So many voxels along each side of the middle of a slice must be on the page, one pixel each."""
+ALIKE = 0.95
+"""Correlation between page and voxels: JPEG and the shader's rounding leave more than this."""
+FOREIGN = "neuroglancer.example"
+"""A host name that the browser takes for this machine, and our server for a stranger."""
+
+LAYERS = "(typeof viewer === 'undefined' ? [] : viewer.layerManager.managedLayers)"
+READY = f"({LAYERS}.length > 0 && viewer.isReady() && {LAYERS}.every(layer => layer.isReady()))"
+ERRORS = f"""{LAYERS}.flatMap(managed => (managed.layer ? managed.layer.dataSources : [])
+    .map(source => source.loadState && source.loadState.error && source.loadState.error.message))
+    .filter(Boolean).join('; ')"""
+
+
+@dataclass(frozen=True)
+class Show:
+    """A source of neuroglancer. ``page``: the host that its page comes from; ``expected``: whether it may be shown."""
+
+    name: str
+    source: str
+    page: str = "127.0.0.1"
+    expected: bool = True
+
+
+API = "http://{at}/api/node/{uuid}/grayscale"
+SHOWS = (
+    Show("dvid", "dvid://http://{at}/{uuid}/grayscale"),
+    Show("precomputed", f"precomputed://{API}/precomputed"),
+    Show("zarr3", f"zarr3://{API}/zarr"),
+    Show("zarr2", f"zarr2://{API}/zarr"),
+    Show("foreign page, allowed", "dvid://http://{at}/{uuid}/grayscale", page=FOREIGN),
+    Show("foreign page, not allowed", "dvid://http://{at}/{uuid}/grayscale", page=FOREIGN, expected=False),
+)
+
+
+# ---------------------------------------------------------------- neuroglancer
+
+
+def open_viewer(source: str) -> neuroglancer.Viewer:
+    """A viewer of one source, in the middle of slice :data:`SLICE`, a pixel a voxel.
+
+    Voxel n reaches from n to n + 1; in Zarr, where neuroglancer takes coordinates as those of centres, from n - 1/2 to n + 1/2.
+    """
+    viewer = neuroglancer.Viewer(allow_credentials=True)
+    with viewer.txn() as state:
+        state.dimensions = neuroglancer.CoordinateSpace(names=["x", "y", "z"], units="nm", scales=[10, 10, 10])
+        state.position = [125.25, 125.25, SLICE + 0.25]
+        state.layers["grayscale"] = neuroglancer.ImageLayer(source=source)
+        state.layout = "xy"
+        state.cross_section_scale = 1
+        state.show_axis_lines = False
+    return viewer
+
+
+async def see(url: str) -> tuple[NDArray[np.uint8], str]:
+    """What the page shows when all is loaded or an error is told, and the error."""
+    async with Chromium(*SIZE, stands_for={FOREIGN: "127.0.0.1"}) as browser:
+        await browser.open(url)
+        is_ready = await browser.until(f"{READY} || {ERRORS} !== ''", 60)
+        said = await browser.evaluate(ERRORS)
+        if is_ready:
+            await browser.settled()
+        return await browser.picture(), said or ("" if is_ready else "not ready")
+
+
+def likeness(page: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> float:
+    """Where on the page `wanted` fits best: the correlation there."""
+    gray, mask = page.mean(axis=2), wanted - wanted.mean()
+    padded = np.zeros(gray.shape)
+    padded[: mask.shape[0], : mask.shape[1]] = mask
+    fits = np.fft.irfft2(np.fft.rfft2(gray) * np.conj(np.fft.rfft2(padded)), gray.shape)
+    y, x = np.unravel_index(np.argmax(fits), fits.shape)
+    window = gray[y : y + mask.shape[0], x : x + mask.shape[1]]
+    if window.shape != mask.shape or not window.std():
+        return 0.0
+    return float(np.corrcoef(window.ravel(), mask.ravel())[0, 1])
+
+
+def requests_in(log: Path, start: int) -> str:
+    """How many requests of each method and status a log has from a place on."""
+    lines = [line.split() for line in log.read_text()[start:].splitlines()]
+    counts = collections.Counter(f"{words[1]} {words[-4]}" for words in lines)
+    return ", ".join(f"{count} x {what}" for what, count in sorted(counts.items()))
+
+
+async def show_all(folder: Path, store: Path, uuid: str, pictures: Path | None) -> list[bool]:
+    """Every row of :data:`SHOWS`: is it shown as it should be?"""
+    neuroglancer.set_server_bind_address("127.0.0.1")
+    middle = slice((250 - VISIBLE) // 2, (250 + VISIBLE) // 2)
+    with Image.open(sorted(DATA.glob("*.png"))[SLICE]) as image:
+        wanted = np.asarray(image)[middle, middle]
+    port = urlsplit(str(neuroglancer.Viewer())).port
+    agree = []
+    for show in SHOWS:
+        log = folder / "requests.log"
+        log.write_text("")
+        cors = ["--cors", f"http://{FOREIGN}:{port}"] if show.page == FOREIGN and show.expected else []
+        with live.Server(store, "--request-log", log, *cors, log=folder / "server.log") as server:
+            at = server.url.removeprefix("http://")
+            os.environ["DVID_CREDENTIALS"] = f"{server.url}=none"  # the viewer of the Python package asks for some
+            viewer = open_viewer(show.source.format(at=at, uuid=uuid))
+            url = str(viewer).replace("127.0.0.1", show.page)
+            page, said = await see(url)
+        found = likeness(page, wanted)
+        shown = found > ALIKE and not said
+        agree.append(shown == show.expected)
+        mark = "ok" if agree[-1] else "FAIL"
+        print(f"{mark:5}neuroglancer, {show.name}: correlation {found:.3f}; {requests_in(log, 0)}; {said or 'no error'}")
+        if pictures and shown and show.page != FOREIGN:
+            Image.fromarray(page).quantize(64).save(pictures / f"neuroglancer-{show.name}.png", optimize=True)
+    return agree
+
+
+# ---------------------------------------------------------------- the run
+
+
+def make_store(folder: Path) -> tuple[Path, str]:
+    """A store with the micrographs of mount-examples, and its version."""
+    store = folder / "store"
+    live.dvidfs("init", store)
+    uuid = live.dvidfs("repo", "new", store, "--alias", "medulla").stdout.split()[-1]
+    words = ("--repo", "medulla", "--instance", "grayscale", "--voxel-size", "10,10,10", "--quiet")
+    live.dvidfs("import", store, DATA, *words)
+    return store, uuid
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", action="store_true", help=f"write {PICTURES.relative_to(ROOT)}/ anew")
+    parser.add_argument("--only", choices=("neuroglancer", "imagej"), help="only this program")
+    args = parser.parse_args()
+    live.clean_dead_mounts()
+    pictures = PICTURES if args.pictures else None
+    if pictures:
+        pictures.mkdir(exist_ok=True)
+    agree: list[bool] = []
+    with tempfile.TemporaryDirectory(prefix="dvidfs-viewers-") as name:
+        store, uuid = make_store(Path(name))
+        if args.only != "imagej":
+            agree += asyncio.run(show_all(Path(name), store, uuid, pictures))
+        if args.only != "neuroglancer":
+            agree += look_at(Path(name))
+    print(f"\n{sum(agree)} passed, {len(agree) - sum(agree)} failed")
+    return 0 if agree and all(agree) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
