@@ -22,6 +22,7 @@ from dvidfs.errors import BadRequest
 from dvidfs.types import workers
 from dvidfs.types.formats.containers import CONTAINERS
 from dvidfs.types.formats.frame import Container, Frame
+from dvidfs.types.formats.metaimage import NRRD
 from dvidfs.types.geometry import Box, Point
 from dvidfs.types.volumes.source import as_bytes
 
@@ -29,23 +30,6 @@ PIECE = 32 << 20
 WAITING = 4
 """Pieces that are being packed."""
 _GZIP_LEVEL = 1
-_NRRD_TYPES = {"u1": "uint8", "u2": "uint16", "u4": "uint32", "u8": "uint64", "f4": "float"}
-
-
-def _nrrd_header(frame: Frame) -> bytes:
-    x, y, z = frame.nanometers
-    none, colour = ("none ", "RGBA-color ") if frame.channels else ("", "")
-    sizes = " ".join(map(str, (*frame.channels, *frame.box.size)))
-    origin = ",".join(repr(o * n) for o, n in zip(frame.box.offset, (x, y, z), strict=True))
-    return (
-        f"NRRD0004\ntype: {_NRRD_TYPES[frame.dtype.str[1:]]}\ndimension: {3 + len(frame.channels)}\n"
-        f"space dimension: 3\nsizes: {sizes}\n"
-        f"space directions: {none}({x!r},0,0) (0,{y!r},0) (0,0,{z!r})\nkinds: {colour}domain domain domain\n"
-        f'endian: little\nencoding: raw\nspace origin: ({origin})\nspace units: "nm" "nm" "nm"\n\n'
-    ).encode("ascii")
-
-
-NRRD = Container("nrrd", "NRRD", _nrrd_header, lambda frame: frame.dtype.str[1:] in _NRRD_TYPES)
 FORMATS = CONTAINERS | {NRRD.suffix: NRRD}
 
 
