@@ -9,6 +9,7 @@ PATH=$(dirname "$0")/../.venv/bin:$PATH
 show 'dvidfs init $STORE'
 show 'dvidfs repo new $STORE --alias medulla'
 show 'dvidfs import $STORE $DATA --repo medulla --instance grayscale --voxel-size 10,10,10'
+show 'dvidfs pyramid $STORE medulla:master grayscale --scales 2'
 show 'dvidfs instance new $STORE medulla:master keyvalue notes'
 show 'echo "traced by hand, 3 gaps left" | dvidfs key put $STORE medulla:master notes Mi1-home'
 show 'echo "not looked at yet"           | dvidfs key put $STORE medulla:master notes Tm3-home'

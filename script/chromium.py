@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import itertools
 import subprocess
@@ -68,6 +69,9 @@ class Chromium:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with contextlib.suppress(Exception):  # whatever state it is in, it is ended below
+            await self.send("Browser.close")
+            await asyncio.to_thread(self._process.wait, 10)
         await self._socket.close()
         await self._listener
         await self._session.close()

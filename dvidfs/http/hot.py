@@ -31,7 +31,7 @@ from dvidfs.http.replies import Reply
 from dvidfs.http.service import Service
 from dvidfs.types.base import Body, Content, Endpoint
 
-LEFT_TO_AIOHTTP = (b"origin", b"authorization", b"cookie")
+LEFT_TO_AIOHTTP = (b"authorization", b"cookie")
 CONDITIONS = (b"if-none-match", b"range")
 WHO_ASKS = re.compile(rb"(?:(?:u|app|interactive)=[^&]*(?:&|$))+")
 """Options that say who asks, as many clients send with every request, and change no answer."""
@@ -48,11 +48,14 @@ Hotly = HotReply | asyncio.Future[HotReply] | HotFlow | None
 
 
 class Client(NamedTuple):
-    """What a header block says: whether the lane may answer, whether it sets conditions, what it can unpack."""
+    """What a header block says: whether the lane may answer, whether it sets conditions, what it can unpack, and of
+    which page it is (only one that may read the answer) with the header lines that this takes."""
 
     plain: bool
     conditional: bool
     accept: str | None
+    origin: str | None
+    cors: str
 
 
 class Plan:
@@ -80,7 +83,6 @@ class Hot:
         self.service = app.service
         self.handlers = handlers
         self.options = app.options
-        self._cors = "".join(f"{k}: {v}\r\n" for k, v in replies.cors(app.options, None))
         self._clients: dict[bytes, Client] = {}
         self._plans: dict[tuple[bytes, ...], Plan | None] = {}
         self._graph: Graph | None = None
@@ -100,7 +102,9 @@ class Hot:
         txn = self.service.store.begin()
         try:
             path, mark, query = target.partition(b"?")
-            if client.conditional or (mark and not WHO_ASKS.fullmatch(query)):
+            if client.origin is not None and request.method not in (b"GET", b"HEAD"):
+                return None
+            if client.conditional or client.origin is not None or (mark and not WHO_ASKS.fullmatch(query)):
                 return self._general(txn, request, client)
             return self._planned(txn, request, client, path)
         finally:
@@ -112,11 +116,15 @@ class Hot:
         if host is not None and self.options.loopback:
             text = host.decode("latin-1")
             plain = plain and is_loopback(text.rpartition(":")[0] or text)
-        accept = request.header(b"accept-encoding")
+        accept, page = request.header(b"accept-encoding"), request.header(b"origin")
+        origin = None if page is None else page.decode("latin-1")
+        plain = plain and (origin is None or self.options.allows_origin(origin))
         client = Client(
             plain,
             any(request.header(name) is not None for name in CONDITIONS),
             accept.decode("latin-1") if accept is not None else None,
+            origin,
+            _joined(replies.cors(self.options, origin)),
         )
         if len(self._clients) >= KEPT:
             self._clients.clear()
@@ -129,11 +137,17 @@ class Hot:
         if length > IN_MEMORY or service.stopping or service.receiving + length > RECEIVED or request.method != b"POST":
             return None
         client = self._clients.get(request.head) or self._judge(request)
-        if not client.plain or client.conditional or not target.startswith(b"/api/node/") or not target.isascii():
+        if (
+            not client.plain
+            or client.conditional
+            or client.origin
+            or not target.startswith(b"/api/node/")
+            or not target.isascii()
+        ):
             return None
         if any(word in target for word in (b"%", b"+", b"\\", b"//", b"/.", b"admintoken", b"throttle")):
             return None
-        call = self._call(request)
+        call = self._call(request, client)
         txn = service.store.begin()
         try:
             row = self.handlers.find(txn, call).row
@@ -175,22 +189,22 @@ class Hot:
             self._graph = txn.graph
         plan = self._plans.get(name, MISSING)
         if plan is MISSING:
-            plan = self._plan(txn, request, name)
+            plan = self._plan(txn, request, client, name)
         if plan is None:
             return None
         parts = rest.split(b"/") if rest else []
         if len(parts) < len(plan.names) or b"" in parts or b"/." in target:
             return self._general(txn, request, client)
         if plan.row.writes:
-            return self._write(txn, request, plan, self._call(request), client)
+            return self._write(txn, request, plan, self._call(request, client), client)
         if not plan.row.inline:
             return self._run_long(txn, request, plan.found, client, plan)
         return self._run(txn, request, plan, parts, client)
 
-    def _plan(self, txn: ReadTxn, request: HotRequest, name: tuple[bytes, ...]) -> Plan | None:
+    def _plan(self, txn: ReadTxn, request: HotRequest, client: Client, name: tuple[bytes, ...]) -> Plan | None:
         """What this kind of request means; None if the lane leaves it to aiohttp."""
         plan = None
-        call = self._call(request)
+        call = self._call(request, client)
         try:
             found = self.handlers.find(txn, call)
         except DvidfsError:
@@ -222,7 +236,7 @@ class Hot:
 
     def _run_long(self, txn: ReadTxn, request: HotRequest, found: Found, client: Client, plan: Plan | None) -> Hotly:
         """A row that is not inline: answered at once if it is light, else by threads."""
-        call = self._call(request)
+        call = self._call(request, client)
         light = found.row.light
         if light is None or call.method != "GET":
             return self._outflow(request, call, client)
@@ -269,7 +283,7 @@ class Hot:
             reply = pack(reply, client.accept)
             body = reply.content.body
             size = len(body) if isinstance(body, (bytes, memoryview)) else reply.content.size
-            return Answer(reply.status, frame_flow(reply.status, self._lines(reply), size), body, size)
+            return Answer(reply.status, frame_flow(reply.status, _lines(reply, client), size), body, size)
 
         return Told(self.service, self.service.outflow(make, refuse), str(request))
 
@@ -287,11 +301,15 @@ class Hot:
             else:
                 return self._general(txn, request, client)
         except DvidfsError as error:
-            return self._sent(self.handlers.failure(error, self._call(request)), client)
+            return self._sent(self.handlers.failure(error, self._call(request, client)), client)
         content = result if type(result) is Content else replies.to_content(row, result)
         body: Any = content.body
         if type(body) is not bytes:
-            return self._outflow(request, self._call(request), client) if self._long(plan.found, plan.call) else None
+            return (
+                self._outflow(request, self._call(request, client), client)
+                if self._long(plan.found, plan.call)
+                else None
+            )
         if client.accept is not None and len(body) >= WORTH_PACKING:
             return self._general(txn, request, client)
         self.service.counters.gets += 1
@@ -300,14 +318,14 @@ class Hot:
             lines = "".join(f"{k}: {v}\r\n" for k, v in replies.success(content, []).headers)
             known = plan.heads[content.type] = (content.headers, lines)
         tag = "" if view is None else f"ETag: {replies.etag(view, content)}\r\n"
-        head = f"{known[1]}{tag}Cache-Control: {plan.caching}\r\n{self._cors}"
+        head = f"{known[1]}{tag}Cache-Control: {plan.caching}\r\n{client.cors}"
         if request.method == b"HEAD" and not body and content.size is not None:
             head += f"Content-Length: {content.size}\r\n"  # of what a GET would send: the lane cannot know it
         return HotReply(content.status, head.encode("latin-1"), body)
 
     # -- requests with options or conditions -----------------------------------------------------------------
 
-    def _call(self, request: HotRequest) -> Call:
+    def _call(self, request: HotRequest, client: Client) -> Call:
         path, mark, query = request.target.partition(b"?")
         text = path.decode("latin-1")
         parts = text.split("/")[1:]
@@ -318,14 +336,14 @@ class Hot:
                 name, _, value = pair.partition("=")
                 options.setdefault(name, value)
         call = Call(request.method.decode(), text, parts, options)
-        self.app.identify(call)
+        self.app.identify(call, client.origin)
         return call
 
     def _general(self, txn: ReadTxn, request: HotRequest, client: Client) -> Hotly:
         target = request.target
         if not target.isascii() or b"//" in target or b"/." in target:
             return None
-        call = self._call(request)
+        call = self._call(request, client)
         if "admintoken" in call.query or "throttle" in call.query:
             return None
         try:
@@ -372,11 +390,15 @@ class Hot:
     def _sent(self, reply: Reply, client: Client) -> HotReply:
         reply = pack(reply, client.accept)
         body: Any = reply.content.body
-        return HotReply(reply.status, self._lines(reply), body)
+        return HotReply(reply.status, _lines(reply, client), body)
 
-    def _lines(self, reply: Reply) -> bytes:
-        lines = "".join(f"{k}: {v}\r\n" for k, v in reply.headers)
-        return (lines + self._cors).encode("latin-1", "replace")
+
+def _joined(headers: list[tuple[str, str]]) -> str:
+    return "".join(f"{k}: {v}\r\n" for k, v in headers)
+
+
+def _lines(reply: Reply, client: Client) -> bytes:
+    return (_joined(reply.headers) + client.cors).encode("latin-1", "replace")
 
 
 class Receiving:

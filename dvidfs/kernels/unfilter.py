@@ -18,14 +18,19 @@ from dvidfs import kernels
 Bytes = NDArray[np.uint8]
 
 
-def unfilter(lines: Bytes, pixel: int) -> Bytes:
-    """The samples (rows, bytes of a row) of ``lines`` (rows, 1 + bytes of a row); ValueError if a filter has no such number."""
+def unfilter(lines: Bytes, pixel: int, out: Bytes | None = None) -> Bytes:
+    """The samples (rows, bytes of a row) of ``lines`` (rows, 1 + bytes of a row), in ``out`` if it is given.
+
+    A filter that has no such number is a ValueError.
+    """
     if not lines.flags.c_contiguous or not 1 <= pixel < lines.shape[1]:
         raise ValueError(f"unfilter wants C-contiguous rows of whole pixels, not {lines.shape} with pixels of {pixel}")
     compiled = kernels.ready("unfilter_numba")
+    if out is None:
+        out = np.empty((lines.shape[0], lines.shape[1] - 1), np.uint8)
     if compiled is None:
-        return unfilter_plain(lines, pixel)
-    out = np.empty((lines.shape[0], lines.shape[1] - 1), np.uint8)
+        out[:] = unfilter_plain(lines, pixel)
+        return out
     if not compiled.unfilter(lines, out, pixel):
         raise ValueError("a row has an unknown filter")
     return out

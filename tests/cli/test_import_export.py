@@ -118,11 +118,11 @@ def wrong(tmp_path: Path) -> dict[str, object]:
     Image.fromarray(volume((1, 9, 8))[0]).save(uneven / "z1.png")
     colour = tmp_path / "colour"
     colour.mkdir()
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(colour / "a.png")
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8), "CMYK").save(colour / "a.jpg")
     broken = write_slices(tmp_path / "broken", volume((2, 8, 8)))
     (broken / "z1.png").write_bytes(b"\x89PNG no")
     np.save(tmp_path / "flat.npy", volume((1, 8, 8))[0])
-    np.save(tmp_path / "wide.npy", volume((2, 8, 8), np.uint16))
+    np.save(tmp_path / "signed.npy", volume((2, 8, 8), np.int16))
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "v.csv").write_text("1,2")
     return {path.name: path for path in tmp_path.iterdir()}
@@ -131,12 +131,12 @@ def wrong(tmp_path: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("empty", "holds no PNG or TIFF slices"),
+        ("empty", "holds no PNG, TIFF or JPEG slices"),
         ("uneven", "z1.png is 8 x 9 of uint8, but z0.png is 8 x 8 of uint8: all slices must be alike"),
-        ("colour", "a.png is in colour"),
-        ("broken", "z1.png is not a PNG picture that can be read"),
+        ("colour", "a.jpg is not a picture that can be read: its pixels are CMYK: want gray, RGB or RGBA"),
+        ("broken", "z1.png is not a picture that can be read"),
         ("flat.npy", "has the shape (8, 8): a volume of three axes"),
-        ("wide.npy", "holds uint16, uint8blk holds uint8: convert it first"),
+        ("signed.npy", "holds int16, which no datatype has: convert it to uint16 (uint16blk) first"),
         ("text.npy", "is not a numpy file of voxels"),
         ("v.csv", "is no volume: give a folder"),
         ("nothing", "there is no"),
@@ -159,7 +159,7 @@ def test_an_instance_that_is_there_is_not_made_otherwise(store_path: Path, tmp_p
         (("--block-size", "64,64,64"), "its BlockSize is [32, 32, 32]"),
         (("--voxel-size", "1,1,1"), "its VoxelSize is [8.0, 8.0, 8.0]"),
         (("--type", "keyvalue"), "is there already, of type uint8blk"),
-        (("--offset", "1,0,0"), "must be a multiple of the block size 32_32_32"),
+        (("--offset", "2147483645,0,0"), "would end beyond 2147483647"),
         (("--offset", "x"), "--offset"),
     ):
         done = bring(store_path, tmp_path / "v.npy", *words, check=False)
@@ -173,23 +173,22 @@ def test_nothing_is_written_over(store_path: Path, tmp_path: Path):
     done = live.dvidfs("export", store_path, "r", "i", tmp_path / "v.npy", check=False)
     assert "is there already: choose another place" in done.stderr
     done = live.dvidfs("export", store_path, "r", "i", tmp_path / "v.zip", check=False)
-    assert "give a folder, a .npy or a .raw file" in done.stderr
+    assert "v.zip: give a folder, a file .npy .raw" in done.stderr
 
 
 # -- going on ----------------------------------------------------------------------------------------------------
 
 DYING = """
 import os, signal, sys
-from dvidfs.cli import ingest
-ingest.STEP_BYTES, ingest.BATCH_BYTES, left = 1 << 14, 1 << 12, int(sys.argv[1])
-for kind in (ingest.VoxelSteps, ingest.KeySteps):
-    def prepare(self, number, whole=kind.prepare):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return whole(self, number)
-    kind.prepare = prepare
+from dvidfs.cli import ingest, ingest_voxels
+ingest_voxels.STEP_BYTES, ingest.BATCH_BYTES, left = 1 << 14, 1 << 12, int(sys.argv[1])
+def step(*given, whole=ingest._step):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(*given)
+ingest._step = step
 from dvidfs.__main__ import main
 sys.exit(main(sys.argv[2:]))
 """

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagecase import Case
@@ -18,7 +20,7 @@ from dvidfs.engine.keys import Family
 from dvidfs.engine.values import Prepared
 from dvidfs.errors import BadRequest, Conflict, DvidfsError, Locked, UnknownInstance
 from dvidfs.types.formats import blockform, blockstream
-from dvidfs.types.formats.rasters import decode_picture
+from dvidfs.types.formats.rasters import as_picture, decode_picture
 from dvidfs.types.geometry import Box
 from dvidfs.types.imageblk import check_blocks, extents, image_type, pictures, requests, volume
 from dvidfs.types.imageblk.kinds import KINDS
@@ -271,6 +273,70 @@ def test_rescaling_averages(width, height, wanted_width, wanted_height):
     picture = noise((height, width), width * 10 + height)
     found = pictures.rescale(picture, wanted_width, wanted_height)
     assert np.array_equal(found, averaged(picture, wanted_width, wanted_height))
+
+
+def averaged(values, wanted):
+    """Along the first axis: exact means of the runs that each of ``wanted`` pixels covers."""
+    n = len(values)
+    return [[Fraction(v) for v in line] for line in _means(values, n, wanted)]
+
+
+def _means(values, n, wanted):
+    for i in range(wanted):
+        shares = [max(0, min((k + 1) * wanted, (i + 1) * n) - max(k * wanted, i * n)) for k in range(n)]
+        yield [
+            sum(Fraction(v[c]) * share for v, share in zip(values, shares, strict=True)) / n
+            for c in range(len(values[0]))
+        ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    dtype=st.sampled_from(["u1", "<u2", "<u4", "<u8", "<f4"]),
+    shape=st.tuples(*[st.integers(1, 6)] * 2),
+    wanted=st.tuples(*[st.integers(1, 9)] * 2),
+    seed=st.integers(0, 99),
+)
+def test_rescaled_pictures_hold_means_of_every_type(dtype, shape, wanted, seed):
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8).view(dtype)[..., 0]
+    if dtype == "<f4":
+        picture = rng.normal(0, 1000, shape).astype(dtype)
+    found = pictures.rescale(picture, wanted[1], wanted[0])
+    rows = averaged(picture.tolist(), wanted[0])
+    want = list(zip(*averaged(list(zip(*rows, strict=True)), wanted[1]), strict=True))
+    assert found.dtype == picture.dtype
+    for got, exact in zip(found.ravel().tolist(), [v for row in want for v in row], strict=True):
+        assert (
+            abs(got - exact) <= abs(exact) * Fraction(1, 10**6) + Fraction(1, 100)
+            if dtype == "<f4"
+            else got == exact // 1
+        )
+
+
+def test_rescaling_keeps_channels_apart_and_bad_numbers_in_their_place():
+    colours = noise((6, 5, 4), 4)
+    found = pictures.rescale(colours, 10, 3)
+    assert all(np.array_equal(found[..., c], pictures.rescale(colours[..., c], 10, 3)) for c in range(4))
+    odd = np.ones((4, 4), "<f4")
+    odd[0, 0], odd[3, 3] = np.nan, np.inf
+    assert np.array_equal(pictures.rescale(odd, 2, 4), [[np.nan, 1], [1, 1], [1, 1], [1, np.inf]], equal_nan=True)
+
+
+@pytest.mark.parametrize("typename", KINDS)
+def test_isotropic_shows_every_type(engine, typename):
+    case, kind = Case.new(engine, typename, BlockSize="8,8,8", VoxelSize="4,4,16"), KINDS[typename]
+    voxels = noise((8, 8, 16), 2, kind.item)
+    case.post_raw(voxels, (0, 0, 0))
+    picture = case.read(requests.get_isotropic, "xz", "16_32", "0_3_0", "tif", "", "")
+    want = as_picture(kind.split(np.ascontiguousarray(voxels[:, 3]))).repeat(4, 0)
+    if kind.dtype.kind == "f":
+        picture, want = (
+            p[~np.isnan(kind.split(voxels[:, 3]).repeat(4, 0))] for p in (tifffile.imread(io.BytesIO(picture)), want)
+        )
+        assert np.array_equal(picture, want)
+    else:
+        assert np.array_equal(tifffile.imread(io.BytesIO(picture)), want)
 
 
 def test_isotropic_reads_fewer_voxels_of_thick_slices(engine):

@@ -148,12 +148,14 @@ def test_whole_blocks_are_told_where_none_is_cut(spans, grid, block, factor):
     box=boxes(30, 20),
     block=st.tuples(*[st.integers(1, 9)] * 3),
     piece=st.sampled_from([1, 7, 64, 10**6]),
+    plane=st.sampled_from([0, 10**6]),
 )
-def test_masks_are_cut_in_pieces_that_fit_together(engine, spans, box, block, piece):
+def test_masks_are_cut_in_pieces_that_fit_together(engine, spans, box, block, piece, plane):
     case = RoiCase.new(engine, BlockSize=",".join(map(str, block)))
     case.post(spans)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(requests, "PIECE_BYTES", piece)
+        patch.setattr(requests, "_PLANE", plane)
         found = case.mask("_".join(map(str, box.size)), "_".join(map(str, box.offset)))
     assert (found == inside(spans, box, block)).all()
 

@@ -62,7 +62,7 @@ def test_nibabel_opens_the_mask(engine, tmp_path):
 
 def test_files_of_a_vast_region_cost_little(engine):
     case = RoiCase.new(engine)
-    case.post([[0, 0, 0, 0], [30_000, 30_000, 30_000, 30_000]])
+    case.post([[0, 0, 0, 0], [0, 9, 9, 9], [9, 0, 9, 9], [30_000, 0, 9, 9], [30_000, 30_000, 30_000, 30_000]])
     assert case.listed() == ["roi.json", "mask.nii"], "too many boxes to partition unasked"
     size = case.read(files.mask_size)
     assert size == 352 + 30_001**3

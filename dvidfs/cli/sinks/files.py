@@ -21,7 +21,7 @@ from dvidfs.cli.sinks.base import Folder, Notes, Selection, Tell
 from dvidfs.errors import BadRequest
 from dvidfs.types import workers
 from dvidfs.types.formats.containers import CONTAINERS
-from dvidfs.types.formats.frame import Container, Frame
+from dvidfs.types.formats.frame import Container
 from dvidfs.types.formats.metaimage import NRRD
 from dvidfs.types.geometry import Box, Point
 from dvidfs.types.volumes.source import as_bytes

@@ -49,13 +49,14 @@ class Slices(Source):
             yield lambda i=i, number=number: self._fill(out, i, number)
 
     def _fill(self, out: NDArray, at: int, number: int) -> None:
-        picture = read_slice(self.files[number])
+        picture = read_slice(self.files[number], out[at])
         if picture.shape != out.shape[1:] or picture.dtype != self.what.dtype:
             raise BadRequest(
                 f"{self.files[number]} is {_words(picture)}, but {self.files[0].name} is {_words(out[at])}: "
                 f"all slices must be alike"
             )
-        out[at] = picture
+        if not np.shares_memory(picture, out):
+            out[at] = picture
 
 
 def _words(picture: NDArray) -> str:
@@ -63,15 +64,15 @@ def _words(picture: NDArray) -> str:
     return f"{picture.shape[1]} x {picture.shape[0]} of {picture.dtype}{colour}"
 
 
-def read_slice(path: Path) -> NDArray:
-    """The samples of a picture: (y, x), or (y, x, channels) for colours.
+def read_slice(path: Path, out: NDArray | None = None) -> NDArray:
+    """The samples of a picture: (y, x), or (y, x, channels) for colours; perhaps in ``out``, if that is such an array.
 
     Raises:
         BadRequest: it is damaged, or neither gray nor RGB nor RGBA.
     """
     data = path.read_bytes()
     try:
-        picture = read_png(data)
+        picture = read_png(data, out)
         if picture is None:
             picture = _read_pillow(data)
     except BadRequest as error:

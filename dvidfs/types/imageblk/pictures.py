@@ -98,23 +98,33 @@ def square_size(sizes: tuple[float, float], width: int, height: int) -> tuple[in
 
 
 def rescale(picture: NDArray, width: int, height: int) -> NDArray:
-    """A picture (y, x) of unsigned integers averaged to another size; each mean is cut to an integer."""
-    source_height, source_width = picture.shape
-    if (source_width, source_height) == (width, height):
+    """A picture of voxels, (y, x) or (y, x, channels), averaged to another size; means of whole numbers are cut to whole ones."""
+    if picture.shape[:2] == (height, width):
         return picture
-    sums = _spread(_spread(picture.astype(np.int64), height).T, width).T
-    return (sums // (source_width * source_height)).astype(picture.dtype)
+    n = picture.shape[0] * picture.shape[1]
+    if picture.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            return (_summed(picture.astype(np.float64), width, height) / n).astype(picture.dtype)
+    if picture.dtype.itemsize < 8:
+        return (_summed(picture.astype(np.int64), width, height) // n).astype(picture.dtype)
+    half = np.uint64(32)  # halves of 64 bits are summed on their own: at most 2^28 times 2^32 each
+    high, low = (_summed(part, width, height) for part in (picture >> half, picture & np.uint64(0xFFFFFFFF)))
+    whole, rest = high // np.uint64(n), high % np.uint64(n)
+    return (whole << half) + ((rest << half) + low) // np.uint64(n)
+
+
+def _summed(picture: NDArray, width: int, height: int) -> NDArray:
+    """Sums over the parts of a picture that pixels of another size cover, in units of one pixel's share."""
+    return _spread(_spread(picture, height).swapaxes(0, 1), width).swapaxes(0, 1)
 
 
 def _spread(rows: NDArray, wanted: int) -> NDArray:
     """Along the first axis: each of n values is repeated ``wanted`` times, then runs of n are summed, giving ``wanted`` sums."""
     n = len(rows)
-    before = np.concatenate((np.zeros_like(rows[:1]), rows.cumsum(0)))
-    borders = np.arange(wanted + 1) * n
-    whole, rest = borders // wanted, borders % wanted
-    following = np.concatenate((rows, rows[-1:]))
-    upto = before[whole] * wanted + following[whole] * rest[:, None]
-    return np.diff(upto, axis=0)
+    starts = np.arange(wanted) * n
+    cuts = np.union1d(np.arange(n) * wanted, starts)
+    shares = np.diff(cuts, append=n * wanted).astype(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
+    return np.add.reduceat(rows[cuts // wanted] * shares, np.searchsorted(cuts, starts))
 
 
 # ---------------------------------------------------------------- oblique slices

@@ -26,7 +26,8 @@ from dvidfs.types.roi.region import Region
 MAX_BOXES = 1_000_000
 """More are not made for one answer."""
 MAX_VISITED = 1 << 24
-"""Nor are more places looked at."""
+"""Nor are more places looked at; where they are looked at one by one, each counts as :data:`_SLOW`."""
+_SLOW = 8
 FEW = 4096
 """Boxes of one piece of the answer."""
 Runs = NDArray[np.int64]
@@ -65,7 +66,11 @@ class Partition:
             BadRequest: they are too many.
         """
         self.visited += places
-        if self.visited > MAX_VISITED or len(self.parts) > MAX_BOXES:
+        self.expect(0)
+
+    def expect(self, boxes: int) -> None:
+        """Notes that so many boxes are about to be made; raises as :meth:`visit` does."""
+        if self.visited > MAX_VISITED or len(self.parts) + boxes > MAX_BOXES:
             raise BadRequest(
                 f"batchsize is too small: more than {MAX_BOXES} subvolumes would be made, give a larger one"
             )
@@ -145,9 +150,10 @@ def _add_cubes(out: Partition, layer: Runs, batch: int, z0: int, z1: int) -> Non
         edges = start + batch * np.arange(cubes + 1, dtype=np.int64)
         active = np.diff(_below(row, edges))
         out.count(cubes * batch**3, int(active.sum()))
-        for i in np.flatnonzero(active).tolist():
-            x = int(edges[i])
-            out.parts.append(Part((x, y0, z0), (x + batch - 1, y1, z1), batch**3, int(active[i])))
+        taken = np.flatnonzero(active)
+        out.expect(len(taken))
+        for x, n in zip(edges[taken].tolist(), active[taken].tolist(), strict=True):
+            out.parts.append(Part((x, y0, z0), (x + batch - 1, y1, z1), batch**3, n))
 
 
 def _below(row: Runs, edges: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -179,15 +185,16 @@ def _add_row(out: Partition, row: Runs, batch: int, frame: Part) -> None:
     """The boxes along x of one row; ``frame`` has its corners."""
     (x, y0, z0), (right, y1, z1) = frame.first, frame.last
     left_over, used = (right - x + 1) % batch, _Used(row)
+    out.visit(_SLOW * ((right - x) // batch + 1))
     while x <= right:
-        out.visit(1)
         end = x + batch - 1 + (left_over > 0)
         left_over -= left_over > 0
         hole = used.hole(x, end)
         last = end if hole is None else hole[0] - 1
         if last >= x:
+            out.expect(1)
             total = (last - x + 1) * (y1 - y0 + 1) * (z1 - z0 + 1)
-            active = int(np.diff(_below(row, np.array([x, last + 1])))[0])
+            active = used.below(last + 1) - used.below(x)
             out.count(total, active)
             if hole is None or not out.parts:
                 out.parts.append(Part((x, y0, z0), (last, y1, z1), total, active))
@@ -203,7 +210,7 @@ def _merge(part: Part, last: Point, total: int, active: int) -> None:
 
 
 class _Used:
-    """The x that any run of a row covers, as stretches that do not touch."""
+    """The runs of a row seen along x: the stretches that any of them covers, which do not touch, and how many cover each."""
 
     def __init__(self, row: Runs) -> None:
         order = np.argsort(row[:, 2], kind="stable")
@@ -211,6 +218,17 @@ class _Used:
         heads = np.flatnonzero(np.concatenate(([True], starts[1:] > reach[:-1] + 1)))
         self.starts: list[int] = starts[heads].tolist()
         self.ends: list[int] = reach[np.append(heads[1:], len(starts)) - 1].tolist()
+        changes = np.unique(np.concatenate((row[:, 2], row[:, 3] + 1)))
+        self._changes: list[int] = changes.tolist()
+        self._counts: list[int] = _below(row, changes).tolist()
+
+    def below(self, x: int) -> int:
+        """How many blocks of the runs lie below an x."""
+        i = bisect_right(self._changes, x)
+        if i == 0 or i == len(self._changes):
+            return self._counts[-1] if i else 0
+        (low, high), (a, b) = self._changes[i - 1 : i + 1], self._counts[i - 1 : i + 1]
+        return a + (b - a) // (high - low) * (x - low)
 
     def hole(self, low: int, high: int) -> tuple[int, int] | None:
         """The first of the longest stretches without any within [low, high]."""

@@ -29,6 +29,8 @@ from dvidfs.types.roi.region import ordered
 
 PIECE_BYTES = 32 << 20
 """No piece of a mask is larger."""
+_PLANE = 4096
+"""Masks of smaller planes are made at once, not layer by layer."""
 
 
 # ---------------------------------------------------------------- spans
@@ -82,9 +84,12 @@ def get_mask(view: ReadView, dims: str, size: str, offset: str) -> Content:
 
 
 def _octets(mask: Mask, box: Box) -> memoryview:
-    out = np.empty(box.shape, np.bool_)
-    for planes, inside in mask.layers(box):
-        out[planes] = inside
+    if box.size[0] * box.size[1] < _PLANE:
+        out = np.ascontiguousarray(mask.voxels(box))
+    else:
+        out = np.empty(box.shape, np.bool_)
+        for planes, inside in mask.layers(box):
+            out[planes] = inside
     return out.reshape(-1).view(np.uint8).data
 
 
