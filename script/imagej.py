@@ -22,7 +22,8 @@ from readable import FIRST, LAST, SAMPLES, VOXEL_SIZE, Sample
 
 
 COMMAND = ("xvfb-run", "-a", "java", "-cp", "/usr/share/java/ij.jar", "ij.ImageJ", "-batch")
-PATIENCE = 20
+MICROMETERS = [*(f"{size / 1000:g}" for size in VOXEL_SIZE), "µm"]
+PATIENCE = 30
 REPORT = """
 getVoxelSize(w, h, d, unit);
 print("image " + getWidth() + " " + getHeight() + " " + nSlices + " " + bitDepth() + " " + w + " " + h + " " + d + " " + unit);
@@ -49,18 +50,14 @@ class Job:
     pages: int = 0
 
 
-def _sequences() -> list[Job]:
-    return [
-        Job(f"slices/{plane}/*.{suffix}", SEQUENCE.replace("{suffix}", suffix), types, pages=axis)
-        for axis, plane in enumerate(("xy", "xz", "yz"))
-        for suffix, types in (("png", ("uint8", "uint16")), ("tif", ("uint8", "uint16", "float32")))
-    ]
-
-
 JOBS = (
     Job("volume.tif", 'open("{path}");', ("uint8", "uint16", "float32"), sized=True),
     Job("volume.raw", RAW, ("uint8", "uint16", "uint32", "float32")),
-    *_sequences(),
+    *(
+        Job(f"slices/{plane}/*.{suffix}", SEQUENCE.replace("{suffix}", suffix), types, pages=axis)
+        for axis, plane in enumerate(("xy", "xz", "yz"))
+        for suffix, types in (("png", ("uint8", "uint16")), ("tif", ("float32",)))
+    ),
 )
 
 
@@ -75,6 +72,9 @@ def commands(job: Job, sample: Sample, folder: Path) -> str:
 def problems(said: list[list[str]], job: Job, voxels: NDArray) -> list[str]:
     """What ImageJ reports of an image that is not so. ``said``: its lines in words."""
     stack = np.moveaxis(voxels, job.pages, 0).astype(np.float64)
+    if "*" in job.view:  # ImageJ sorts names as texts: -00001 comes before -00002
+        first = FIRST[2 - job.pages]
+        stack = stack[np.argsort([f"{first + n:06d}" for n in range(len(stack))])]
     if not said:
         return ["it was not opened"]
     width, height, pages = map(int, said[0][1:4])
@@ -85,26 +85,33 @@ def problems(said: list[list[str]], job: Job, voxels: NDArray) -> list[str]:
     out = []
     if not np.allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max()):
         out.append(f"statistics differ in {int((~np.isclose(found, wanted, rtol=1e-6)).any(axis=1).sum())} slices")
-    if job.sized and not (np.allclose([float(w) for w in said[0][5:8]], VOXEL_SIZE) and said[0][8] == "nm"):
+    if job.sized and not (said[0][5:] == MICROMETERS):
         out.append(f"the voxel size is {said[0][5:]}")
     return out
 
 
-def open_it(job: Job, sample: Sample, folder: Path, macro: Path) -> list[str]:
-    """Let ImageJ open one view of a volume; what is wrong with it."""
-    macro.write_text(commands(job, sample, folder))
-    # A program of its own session: ImageJ waits for ever where it wants to show a message, and is ended with its screen.
+def run(macro: Path) -> str | None:
+    """What a macro prints; None if ImageJ does not end: it shows a message and waits, or (seldom) hangs when it should exit."""
+    # A session of its own, so that ImageJ is ended with its screen.
     process = subprocess.Popen(
         [*COMMAND, macro], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
     try:
-        text, _ = process.communicate(timeout=PATIENCE)
+        return process.communicate(timeout=PATIENCE)[0]
     except subprocess.TimeoutExpired:
-        return [f"no end after {PATIENCE} s: it shows a message"]
+        return None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def open_it(job: Job, sample: Sample, folder: Path, macro: Path) -> list[str]:
+    """Let ImageJ open one view of a volume, twice if need be; what is wrong with it."""
+    macro.write_text(commands(job, sample, folder))
+    text = next((said for said in (run(macro) for _ in range(2)) if said is not None), None)
+    if text is None:
+        return [f"no end after {PATIENCE} s, twice: it shows a message"]
     lines = [line.split() for line in text.splitlines()]
     return problems([words for words in lines if words and words[0] in ("image", "slice")], job, sample.voxels())
 

@@ -3,9 +3,9 @@
 Decides the arithmetic alone: where a point lies, in which blocks its neighbours are, and trilinear interpolation in 64-bit floating
 point. Whole numbers are rounded to the nearest, halves up, within what their type holds; a point on a voxel is that
 voxel, bit for bit. Points and coordinates are (x, y, z); voxels of a block lie in C order (z, y, x, channel). Which
-slices are cut, and how blocks are found, is decided by who calls. Invariant: both forms give the same bits.
+slices are cut, and how blocks are found, is decided by who calls. Invariant: both forms give the same numbers, to the last bit.
 
-256 x 256 points of 8-bit voxels: numpy 60 ms, compiled 3 ms (one core).
+199 x 194 points of 8-bit voxels in 68 blocks: numpy 59 ms, compiled 2.0 ms (one core).
 """
 
 from __future__ import annotations

@@ -107,6 +107,16 @@ def test_the_voxels_come_back(server: Served, gray: str):
     assert server.get(f"{gray}/raw/0_1_2/64_64_64/33_1_90").ok().body == whole[90:154, 1:65, 33:97].tobytes()
 
 
+@pytest.mark.parametrize("size", ["64_64_64", "256_256_256"])
+def test_a_page_that_may_read_is_answered_by_the_lane(server: Served, gray: str, size: str):
+    reply = server.get(f"{gray}/raw/0_1_2/{size}/0_0_0", headers={"Origin": "http://localhost:9"}).ok()
+    assert "Server" not in reply.headers, "aiohttp has answered"
+    assert reply.headers["Access-Control-Allow-Origin"] == "http://localhost:9"
+    assert reply.headers["Vary"] == "Origin"
+    foreign = server.get(f"{gray}/raw/0_1_2/{size}/0_0_0", headers={"Origin": "http://elsewhere.example"})
+    assert "Access-Control-Allow-Origin" not in foreign.headers
+
+
 def test_an_answer_that_is_known_is_not_made_again(server: Served, gray: str):
     for size in ("64_64_64", "256_256_256"):
         path = f"{gray}/raw/0_1_2/{size}/0_0_0"

@@ -8,7 +8,7 @@ too: the mean of equal numbers. Invariant: arrays are (z, y, x) or (z, y, x, cha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ class Sample:
     dtype: str
     block: int
     channels: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
 
     @property
     def name(self) -> str:
@@ -144,15 +147,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reader:
-    """A program that opens a file or folder ``view`` below a volume; ``fails`` says which types it cannot, and why."""
+    """A program that opens a file ``view`` of a volume: ``read(path, sample, scale)``."""
 
     program: str
     view: str
-    read: Callable[[Path, Sample], Seen]
-    fails: dict[str, str] = field(default_factory=dict)
+    read: Callable[[Path, Sample, int], Seen]
 
     def __str__(self) -> str:
-        return f"{self.program}-{self.view.replace('/', '.')}"
+        return f"{self.program}-{self.view}"
 
 
 def bits(voxels: Any) -> NDArray:

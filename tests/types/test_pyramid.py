@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
+import remotes
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -593,3 +595,16 @@ def test_check_finds_blocks_that_are_wrong(case: Case, damage: str):
     fault, *_ = case.read(check_blocks)  # what is made of it is wrong too
     assert fault.startswith("block 1_0_0 at scale 1: ")
     assert ("cannot be read" in fault) == (damage == "cut")
+
+
+def test_a_proxied_volume_has_scales_of_its_own(engine: Engine, tmp_path: Path):
+    voxels = remotes.smooth((40, 50, 60))
+    remotes.array(tmp_path / "remote", "zarr", voxels, (16, 16, 32))
+    case = Case.new(engine, GridStore=f"zarr://{(tmp_path / 'remote').as_uri()}")
+    assert pyramid.build(engine, case.uuid, case.name, 2) == 2
+    assert case.read(pyramid.pending) == 0
+    level, box = voxels[..., None], Box((0, 0, 0), (60, 50, 40))
+    for scale in (1, 2):
+        level, box = mean(level, box)
+        found = case.read(lambda view, s=scale, b=box: Volume.of(view, s).read(b))
+        np.testing.assert_array_equal(found, level[..., 0])

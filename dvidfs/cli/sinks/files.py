@@ -18,7 +18,7 @@ from isal import igzip
 from numpy.typing import NDArray
 
 from dvidfs.cli.sinks.base import Folder, Notes, Selection, Tell
-from dvidfs.errors import BadRequest
+from dvidfs.errors import BadRequest, Exists
 from dvidfs.types import workers
 from dvidfs.types.formats.containers import CONTAINERS
 from dvidfs.types.formats.frame import Container
@@ -90,10 +90,15 @@ class FileSink:
         return self.frame.size
 
     def begin(self) -> int:
-        taken = (path for path in (self.dest, self.voxels) if path.exists())
-        found = self.notes.begin(lambda: next(taken, None) is not None)
+        found = self.notes.begin(self._is_taken)
         self.done = found if found is not None and self.part.exists() else 0
         return min(self.done, self.total)
+
+    def _is_taken(self) -> bool:
+        for path in (self.dest, self.voxels):
+            if path.exists():
+                raise Exists(f"{path} is there already: choose another place")
+        return False
 
     def run(self, tell: Tell) -> None:
         header = self.container.header(self.frame) if self.container.voxels else b""

@@ -156,7 +156,7 @@ def open_tiff(path: Path, scratch: Path) -> Source:
         file = tifffile.TiffFile(path)
         series = file.series[0]
     except Exception as error:  # noqa: BLE001 - whatever it says, the file cannot be read
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, error, "volume") from None
     what = _describe(path, file, series)
     start = series.dataoffset
     if start is not None and series.keyframe.compression == 1 and series.keyframe.fillorder == 1:

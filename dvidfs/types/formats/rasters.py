@@ -117,7 +117,7 @@ _BLACK_IS_ZERO, _RGB, _UNASSOCIATED_ALPHA = 1, 2, 2
 def _encode_tiff(picture: NDArray) -> bytes:
     """One little-endian strip, deflated, each sample less the one to its left (TIFF 6.0 sections 2, 14 and 18; Adobe's deflate)."""
     height, width = picture.shape[:2]
-    samples = picture.reshape(height, width, -1).astype(picture.dtype.newbyteorder("<"))
+    samples = np.array(picture, picture.dtype.newbyteorder("<"), order="C").reshape(height, width, -1)
     samples[:, 1:] -= samples[:, :-1].copy()
     strip = isal_zlib.compress(samples, 1)
     channels, bits = samples.shape[2], 8 * samples.itemsize

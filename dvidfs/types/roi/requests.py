@@ -27,7 +27,7 @@ from dvidfs.types.roi import store, text
 from dvidfs.types.roi.mask import Mask
 from dvidfs.types.roi.region import ordered
 
-PIECE_BYTES = 32 << 20
+PIECE_BYTES = 8 << 20
 """No piece of a mask is larger."""
 _PLANE = 4096
 """Masks of smaller planes are made at once, not layer by layer."""
