@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+import live
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -49,11 +50,8 @@ class Chromium:
 
     async def __aenter__(self) -> Self:
         self._profile = tempfile.TemporaryDirectory(prefix="dvidfs-viewers-", ignore_cleanup_errors=True)
-        own = (f"--user-data-dir={self._profile.name}", f"--host-resolver-rules={self._hosts}", "about:blank")
-        command = ["setpriv", "--pdeathsig", "KILL", "chromium", *FLAGS, *own]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            port = await self._port()
+            port = await asyncio.to_thread(self._start)
             self._session = aiohttp.ClientSession()
             async with self._session.get(f"http://127.0.0.1:{port}/json/list") as answer:
                 page = next(target for target in await answer.json() if target["type"] == "page")
@@ -68,7 +66,9 @@ class Chromium:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         with contextlib.suppress(Exception):  # whatever state it is in, it is ended below
             await self.send("Browser.close")
             await asyncio.to_thread(self._process.wait, 10)
@@ -82,14 +82,19 @@ class Chromium:
         self._process.wait()
         self._profile.cleanup()
 
-    async def _port(self) -> int:
+    def _start(self) -> int:
+        """The port that it listens at."""
+        own = (f"--user-data-dir={self._profile.name}", f"--host-resolver-rules={self._hosts}", "about:blank")
+        command = ["setpriv", "--pdeathsig", "KILL", "chromium", *FLAGS, *own]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         file = Path(self._profile.name, "DevToolsActivePort")
-        async with asyncio.timeout(60):
-            while not (file.exists() and file.read_text().count("\n")):
-                if self._process.poll() is not None:
-                    raise SystemExit(f"chromium ended with {self._process.returncode} before it was ready")
-                await asyncio.sleep(0.05)
-        return int(file.read_text().splitlines()[0])
+
+        def said() -> str:
+            if self._process.poll() is not None:
+                raise SystemExit(f"chromium ended with {self._process.returncode} before it was ready")
+            return file.read_text() if file.exists() else ""
+
+        return int(live.wait_until(lambda: "\n" in said() and said(), 60, "chromium").splitlines()[0])
 
     async def _listen(self) -> None:
         async for message in self._socket:

@@ -15,11 +15,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import live  # lies with the tests, which read the same volumes
+import live
 import numpy as np
 from numpy.typing import NDArray
 from readable import FIRST, LAST, SAMPLES, VOXEL_SIZE, Sample
-
 
 COMMAND = ("xvfb-run", "-a", "java", "-cp", "/usr/share/java/ij.jar", "ij.ImageJ", "-batch")
 MICROMETERS = [*(f"{size / 1000:g}" for size in VOXEL_SIZE), "µm"]
@@ -85,7 +84,7 @@ def problems(said: list[list[str]], job: Job, voxels: NDArray) -> list[str]:
     out = []
     if not np.allclose(found, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max()):
         out.append(f"statistics differ in {int((~np.isclose(found, wanted, rtol=1e-6)).any(axis=1).sum())} slices")
-    if job.sized and not (said[0][5:] == MICROMETERS):
+    if job.sized and said[0][5:] != MICROMETERS:
         out.append(f"the voxel size is {said[0][5:]}")
     return out
 
@@ -128,5 +127,7 @@ def look_at(folder: Path) -> list[bool]:
             for sample in map(SAMPLES.__getitem__, job.types):
                 wrong = open_it(job, sample, mount.path / "samples" / uuid / sample.name, folder / "look.ijm")
                 agree.append(not wrong)
-                print(f"{'FAIL' if wrong else 'ok':5}ImageJ, {job.view} of {sample.name}: {'; '.join(wrong) or 'agrees'}")
+                print(
+                    f"{'FAIL' if wrong else 'ok':5}ImageJ, {job.view} of {sample.name}: {'; '.join(wrong) or 'agrees'}"
+                )
     return agree

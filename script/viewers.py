@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import live  # lies with the tests, which start servers in the same way
+import live
 import neuroglancer
 import numpy as np
 from chromium import Chromium
@@ -140,7 +140,9 @@ async def show_all(folder: Path, store: Path, uuid: str, pictures: Path | None) 
         shown = found > ALIKE and not said
         agree.append(shown == show.expected)
         mark = "ok" if agree[-1] else "FAIL"
-        print(f"{mark:5}neuroglancer, {show.name}: correlation {found:.3f}; {requests_in(log, 0)}; {said or 'no error'}")
+        print(
+            f"{mark:5}neuroglancer, {show.name}: correlation {found:.3f}; {requests_in(log, 0)}; {said or 'no error'}"
+        )
         if pictures and shown and show.page != FOREIGN:
             Image.fromarray(page).quantize(64).save(pictures / f"neuroglancer-{show.name}.png", optimize=True)
     return agree

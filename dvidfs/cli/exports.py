@@ -34,7 +34,7 @@ EXAMPLES = (
     "export store medulla grayscale jpegs/ --format jpg:90",
     "export store medulla grayscale stack.tif",
     "export store medulla grayscale volume.npy",
-    "export store medulla grayscale volume.raw",
+    "export store medulla grayscale voxels.raw",
     "export store medulla grayscale volume.nii.gz",
     "export store medulla grayscale volume.mhd",
     "export store medulla grayscale volume.nrrd",

@@ -26,7 +26,7 @@ EXAMPLES = (
     "import store slices/ --repo medulla --instance grayscale --voxel-size 8,8,8",
     "import store stack.tif --repo medulla --instance tif",
     "import store volume.npy --repo medulla --instance npy --offset 100,0,-20",
-    "import store volume.raw --repo medulla --instance raw --shape 40,30,20 --dtype uint16",
+    "import store voxels.raw --repo medulla --instance raw --shape 40,30,20 --dtype uint16",
     "import store volume.nii.gz --repo medulla --instance nii",
     "import store volume.mhd --repo medulla --instance mhd",
     "import store volume.nrrd --repo medulla --instance nrrd",

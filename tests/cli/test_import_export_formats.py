@@ -126,7 +126,7 @@ def test_the_lines_of_the_help_run(tmp_path: Path, monkeypatch, capfd):
     there = [line for line in exports.EXAMPLES if "gs://" not in line and "notes" not in line]
     for line in there:
         run(*shlex.split(line.replace("grayscale", "first")), "--quiet")
-    Path("volume.raw").write_bytes(voxels.astype("<u2").tobytes())
+    Path("voxels.raw").write_bytes(voxels.astype("<u2").tobytes())
     with_h5 = [line.replace("volume.h5:/raw", "volume.h5") for line in imports.EXAMPLES]
     for line in with_h5:
         if "https://" not in line and "s3://" not in line:
@@ -193,6 +193,8 @@ TOLD = {
     "nibabel.nii.gz": (20, 20, 100),
     "packed.nrrd": (1e6, 1e6, 2e6),
     "packed.mha": (8, 8, 40),
+    "itk.nrrd": (1e6, 1e6, 1e6),
+    "members.nii.gz": (1e6, 1e6, 1e6),
     "ilastik.h5": (8, 8, 40),
 }
 """What the files say of the size of a voxel, in nm."""
@@ -285,7 +287,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         b"NDims = 3\nDimSize = 9 9 9\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n123"
     )
     (folder / "empty.zarr").mkdir()
-    (folder / "empty.zarr" / "zarr.json").write_text("{}")
+    (folder / "empty.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
     return {
         "short.raw": "give --shape X,Y,Z and --dtype",
         "short.raw --shape 9,9,9 --dtype uint8": "has 100 bytes, but --shape 9,9,9 of uint8 are 729",
@@ -483,6 +485,7 @@ def test_a_killed_export_goes_on(store_path: Path, tmp_path: Path, dest: str, ca
     bring(store_path, tmp_path / "in.npy", "v", "--block-size", "16,16,16")
     words = ("export", store_path, "r", "v", tmp_path / dest, "--quiet", "--json", *FORMS[dest])
     monkeypatch.setattr("dvidfs.cli.sinks.layouts.SHARD", 1 << 15)
+    monkeypatch.setattr("dvidfs.cli.sinks.chunked.PART", 1 << 12)
     assert dying(6, *words) == -9
     assert not (tmp_path / dest).is_file()
     run(*words[:5], "--quiet", "--box", "0,0,0+8,8,8", *FORMS[dest], code=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import live
 import pytest
-from readable import SAMPLES, Library
+from readable import SAMPLES, SCALES, Library
 
 from dvidfs.engine import Store
 
@@ -22,5 +22,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
         uuid = mount.post("/api/repos", {"alias": "readers", "description": ""}).ok().json()["root"]
         for sample in SAMPLES.values():
             sample.store(mount, uuid)
+            live.dvidfs("pyramid", folder / "store", uuid, sample.name, "--scales", max(SCALES), "--quiet")
         mount.post(f"/api/node/{uuid}/commit", {"note": "written"}).ok()
-        yield Library(mount, uuid)
+        child = mount.post(f"/api/node/{uuid}/newversion", {"note": ""}).ok().json()["child"]
+        yield Library(mount, uuid, child)

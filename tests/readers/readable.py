@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Point = tuple[int, int, int]
 
-SCALES = (0,)
+SCALES = (0, 1)
 
 VOXEL_SIZE = (8.0, 10.0, 40.0)
 FIRST, LAST = (-21, -5, 19), (75, 70, 41)
@@ -87,6 +87,18 @@ class Sample:
         x, y, z = (slice(a, b) for a, b in zip(low, high, strict=True))
         return whole[z, y, x]
 
+    def box(self, first: Point, size: Point) -> NDArray:
+        """Any box; 0 where nothing is stored."""
+        out = np.zeros((*size[::-1], *self.channels), self.dtype)
+        low, high = self._whole
+        start = [max(a, o) for a, o in zip(first, low, strict=True)]
+        stop = [min(a + n, p) for a, n, p in zip(first, size, high, strict=True)]
+        if all(a < b for a, b in zip(start, stop, strict=True)):
+            x, y, z = (slice(a - f, b - f) for a, b, f in zip(start, stop, first, strict=True))
+            u, v, w = (slice(a - o, b - o) for a, b, o in zip(start, stop, low, strict=True))
+            out[z, y, x] = self._stored[w, v, u]
+        return out
+
     def store(self, server: live.Http, uuid: str) -> None:
         """Makes the instance, through HTTP, and writes it."""
         size = f"{self.block},{self.block},{self.block}"
@@ -100,7 +112,9 @@ class Sample:
                 for x in range(low[0], high[0], b):
                     if x >= HOLE and y >= HOLE:
                         continue
-                    part = self._stored[tuple(slice(n - o, n - o + b) for n, o in zip((z, y, x), low[::-1], strict=True))]
+                    part = self._stored[
+                        tuple(slice(n - o, n - o + b) for n, o in zip((z, y, x), low[::-1], strict=True))
+                    ]
                     server.post(f"{node}/raw/0_1_2/{b}_{b}_{b}/{x}_{y}_{z}", part.tobytes()).ok()
         server.post(f"{node}/extents", {"MinPoint": FIRST, "MaxPoint": LAST}).ok()
 
@@ -120,16 +134,25 @@ SAMPLES = {
 
 @dataclass(frozen=True)
 class Library:
-    """All samples in one version, mounted and served."""
+    """All samples in the committed version ``uuid``, mounted and served; ``child`` is open."""
 
     mount: live.Mount
     uuid: str
+    child: str
     alias: str = "readers"
 
     def folder(self, sample: Sample, scale: int = 0) -> Path:
         """The files of a volume at a scale."""
         instance = self.mount.path / self.alias / self.uuid / sample.name
         return instance / "scales" / str(scale) if scale else instance
+
+    def new(self, typename: str, last: Point) -> Path:
+        """The folder of a new volume in the open version: nothing is stored, its extents begin at 0."""
+        name = f"{typename}_{join(last)}"
+        self.mount.post(f"/api/repo/{self.child}/instance", {"typename": typename, "dataname": name}).ok()
+        body = {"MinPoint": (0, 0, 0), "MaxPoint": last}
+        self.mount.post(f"/api/node/{self.child}/{name}/extents", body).ok()
+        return self.mount.path / self.alias / self.child / name
 
     def path(self, sample: Sample, path: str) -> str:
         """The same over HTTP."""
@@ -147,14 +170,18 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reader:
-    """A program that opens a file ``view`` of a volume: ``read(path, sample, scale)``."""
+    """A program that opens a file ``view`` of a volume: ``read(path, wanted)``; of what it should find only shape and type may be used."""
 
     program: str
     view: str
-    read: Callable[[Path, Sample, int], Seen]
+    read: Callable[[Path, NDArray], Seen]
 
     def __str__(self) -> str:
         return f"{self.program}-{self.view}"
+
+
+def join(numbers: Point) -> str:
+    return "_".join(map(str, numbers))
 
 
 def bits(voxels: Any) -> NDArray:

@@ -93,7 +93,7 @@ class ChunkSink:
 
     def begin(self) -> int:
         self._bucket = Bucket(self.place)
-        plan = self.selection.plan(form=self.layout.plan(), scales=len(self.shapes))
+        plan = self.selection.plan(form=self.layout.plan(), scales=len(self.shapes), part=PART)
         self._notes = Notes(self._bucket, NOTES, plan, self.place)
         self._done = tuple(self._notes.begin(self._bucket.is_taken) or (0, 0))
         for name, data in self.layout.documents(self.selection.view.instance.name, self.shapes).items():
@@ -107,7 +107,7 @@ class ChunkSink:
         spec = self.layout.array(self.place, number, shape)
         array = asked(self.place, lambda: ts.open(spec, open=True, create=True))
         order = self.layout.order(bool(shape.kind.channels))
-        array = array[ts.d[:].transpose[[order.index(axis) for axis in "zyxc" if axis in order]]]
+        array = array[ts.d[[order.index(axis) for axis in "zyxc" if axis in order]].transpose[:]]
         if "c" in order and not shape.kind.channels:
             array = array[..., 0]
         return array[ts.d[0, 1, 2].translate_to[list(shape.extents.origin)]]

@@ -57,7 +57,7 @@ class Layout:
         return cls(form, chunk, word, parse_int(quality, "JPEG quality", 1, 100) if colon else _QUALITY, sharded)
 
     def plan(self) -> list[Any]:
-        return [self.format, self.chunk, self.encoding, self.quality, self.sharded]
+        return [self.format, self.chunk, self.encoding, self.quality, self.sharded and SHARD]
 
     def check(self, frame: Frame) -> None:
         """Refuses voxels that the encoding cannot hold."""

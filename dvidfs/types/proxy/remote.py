@@ -112,7 +112,7 @@ class RemoteVolume:
             raise Corrupt(f"the volume at {remote.place} is not the one that the instance was made for: make a new one")
         kept = [axis for axis in range(store.rank) if axis in wanted]
         store = store[tuple(slice(None) if a in kept else store.domain[a].inclusive_min for a in range(store.rank))]
-        store = store[ts.d[:].transpose[[kept.index(axis) for axis in wanted]]]
+        store = store[ts.d[[kept.index(axis) for axis in wanted]].transpose[:]]
         return store[ts.d[0, 1, 2].translate_to[list(self.box.origin)]]
 
     def read(self, boxes: Sequence[Box]) -> list[NDArray]:
