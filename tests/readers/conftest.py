@@ -25,4 +25,4 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
             live.dvidfs("pyramid", folder / "store", uuid, sample.name, "--scales", max(SCALES), "--quiet")
         mount.post(f"/api/node/{uuid}/commit", {"note": "written"}).ok()
         child = mount.post(f"/api/node/{uuid}/newversion", {"note": ""}).ok().json()["child"]
-        yield Library(mount, uuid, child)
+        yield Library(mount, uuid, child, folder / "store")

@@ -17,6 +17,8 @@ import live
 import numpy as np
 from numpy.typing import NDArray
 
+from dvidfs.engine import open_engine
+
 Point = tuple[int, int, int]
 
 SCALES = (0, 1)
@@ -139,12 +141,18 @@ class Library:
     mount: live.Mount
     uuid: str
     child: str
+    store: Path
     alias: str = "readers"
 
     def folder(self, sample: Sample, scale: int = 0) -> Path:
         """The files of a volume at a scale."""
         instance = self.mount.path / self.alias / self.uuid / sample.name
         return instance / "scales" / str(scale) if scale else instance
+
+    def readers(self) -> int:
+        """Snapshots of the store that are or were open at the same time."""
+        with open_engine(self.store) as engine:
+            return engine.store.statistics()["readers"]
 
     def new(self, typename: str, last: Point) -> Path:
         """The folder of a new volume in the open version: nothing is stored, its extents begin at 0."""

@@ -254,3 +254,14 @@ def test_a_file_that_a_format_cannot_hold_is_not_listed(library: Library, typena
     assert set(os.listdir(folder)) == (FILES | FOLDERS) - absent
     for name in FILES:
         assert (folder / name).exists() == (name not in absent)
+
+
+def test_what_was_read_is_let_go(library: Library):
+    """A store has 1024 places for readers: a read that keeps its own would end them all after a while."""
+    sample = SAMPLES["uint32"]
+    before = library.readers()
+    for n in range(100):
+        first = f"{n - 20}_0_20"
+        assert (library.folder(sample) / "cutout" / "30_9_8" / f"{first}.npy").read_bytes()
+        assert library.mount.get(library.path(sample, f"raw/0_1_2/30_9_8/{first}")).ok().body
+    assert library.readers() - before < 20

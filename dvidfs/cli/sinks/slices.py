@@ -143,8 +143,11 @@ class SliceSink:
         path = self.path(z)
         part = path.with_name(f".{path.name}.part")
         with part.open("wb") as file:
-            for data in self._empty() if strips is None else self._packed(z, strips(z)):
-                file.write(data)
+            if strips is None and self.suffix == "tif":
+                file.truncate(file.write(CONTAINERS["tif"].header(self._frame(z))) + self.layer)
+            else:
+                for data in self._empty() if strips is None else self._packed(z, strips(z)):
+                    file.write(data)
         part.replace(path)
 
     def _packed(self, z: int, strips: Iterator[NDArray]) -> Iterable[bytes | memoryview]:

@@ -151,9 +151,9 @@ class Volume:
         """The voxels of a payload, as bytes."""
         return blockform.decode(self.form, payload, self.block_bytes)
 
-    @cached_property
+    @property
     def stored_form(self) -> kernel.Form:
-        """Where the voxels of payloads are found."""
+        """Where the voxels of payloads are found. Not kept: it holds this volume, and a cycle would keep the snapshot's reader slot."""
         head = self.form.literal_head
         return kernel.Form(self.block_bytes, None if head is None else head(self.block_bytes), self.decode)
 

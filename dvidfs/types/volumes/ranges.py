@@ -25,9 +25,11 @@ def read_range(view: ReadView, source: Source, scale: int, bricks: Bricks, start
     """Bytes [start, stop) of the voxels of ``bricks`` in C order."""
     volume, keeps = source.open(view, scale), bricks.layer_bytes <= sizes.CACHE_BYTES
     cache, key, parts = cache_of(view.txn.store), (view.stamp(), scale, bricks.box), []
-    for run in bricks.runs(start, stop):
+    runs = list(bricks.runs(start, stop))
+    again = {number for number in {run.number for run in runs} if cache.touch((key, number))} if keeps else set()
+    for run in runs:
         name = (key, run.number)
-        if keeps and (cache.has(name) or run.count * WORTH_KEEPING >= bricks.bytes(run.number) or cache.touch(name)):
+        if keeps and (run.number in again or cache.has(name) or run.count * WORTH_KEEPING >= bricks.bytes(run.number)):
             whole = cache.get(name, lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
             parts.append(whole[run.offset : run.offset + run.count])
         else:
