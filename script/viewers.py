@@ -37,6 +37,7 @@ VISIBLE = 200
 """So many voxels along each side of the middle of a slice must be on the page, one pixel each."""
 ALIKE = 0.95
 """Correlation between page and voxels: JPEG and the shader's rounding leave more than this."""
+SHOWN_IN_DOCS = ("dvid", "precomputed")
 FOREIGN = "neuroglancer.example"
 """A host name that the browser takes for this machine, and our server for a stranger."""
 
@@ -60,6 +61,7 @@ class Show:
 API = "http://{at}/api/node/{uuid}/grayscale"
 SHOWS = (
     Show("dvid", "dvid://http://{at}/{uuid}/grayscale"),
+    Show("dvid, JPEG blocks", "dvid://http://{at}/{uuid}/em"),
     Show("precomputed", f"precomputed://{API}/precomputed"),
     Show("zarr3", f"zarr3://{API}/zarr"),
     Show("zarr2", f"zarr2://{API}/zarr"),
@@ -143,7 +145,7 @@ async def show_all(folder: Path, store: Path, uuid: str, pictures: Path | None) 
         print(
             f"{mark:5}neuroglancer, {show.name}: correlation {found:.3f}; {requests_in(log, 0)}; {said or 'no error'}"
         )
-        if pictures and shown and show.page != FOREIGN:
+        if pictures and shown and show.name in SHOWN_IN_DOCS:
             Image.fromarray(page).quantize(64).save(pictures / f"neuroglancer-{show.name}.png", optimize=True)
     return agree
 
@@ -152,12 +154,17 @@ async def show_all(folder: Path, store: Path, uuid: str, pictures: Path | None) 
 
 
 def make_store(folder: Path) -> tuple[Path, str]:
-    """A store with the micrographs of mount-examples, and its version."""
+    """A store with the micrographs of mount-examples, twice: as usual, and in blocks of JPEG; and its version."""
     store = folder / "store"
     live.dvidfs("init", store)
-    uuid = live.dvidfs("repo", "new", store, "--alias", "medulla").stdout.split()[-1]
-    words = ("--repo", "medulla", "--instance", "grayscale", "--voxel-size", "10,10,10", "--quiet")
-    live.dvidfs("import", store, DATA, *words)
+    with live.Server(store, log=folder / "server.log") as server:
+        uuid = server.post("/api/repos", {"alias": "medulla", "description": ""}).ok().json()["root"]
+        kind = {"typename": "uint8blk", "dataname": "em", "Compression": "jpeg"}
+        size = {"BlockSize": "64,64,64", "VoxelSize": "10,10,10"}
+        server.post(f"/api/repo/{uuid}/instance", kind | size).ok()
+    for name in ("grayscale", "em"):
+        words = ("--repo", "medulla", "--instance", name, "--voxel-size", "10,10,10", "--quiet")
+        live.dvidfs("import", store, DATA, *words)
     return store, uuid
 
 

@@ -100,6 +100,11 @@ class ReadTxn:
         self._cursors = None
         self.graph = graph
 
+    @property
+    def snapshot(self) -> int | None:
+        """What is seen: to transactions of the same number the same rows, at the same addresses. None while writing."""
+        return self._lmdb.id()
+
     def get(self, table: Table, key: bytes) -> bytes | None:
         return self._lmdb.get(key, db=self._dbs[table])  # type: ignore[return-value] # no buffers here
 
@@ -175,7 +180,7 @@ class WriteTxn(ReadTxn):
     ``changes`` counts calls that write; ``now`` (ns) is the time of everything that this transaction writes.
     """
 
-    __slots__ = ("_flags", "_ids", "_mutids", "_touched", "_tracked", "changes", "now")
+    __slots__ = ("_flags", "_ids", "_mutids", "_rewritten", "_touched", "_tracked", "changes", "now")
 
     def __init__(self, store: Store, txn: lmdb.Transaction, graph: Graph) -> None:
         super().__init__(store, txn, graph)
@@ -183,10 +188,15 @@ class WriteTxn(ReadTxn):
         self.changes = 0
         self._mutids: dict[int, int] = {}
         self._flags: set[Change] = set()
+        self._rewritten: set[int] = set()
         self._touched: dict[tuple[int, int], list[bytes]] = {}
         self._tracked: dict[tuple[int, int], bool] = {}
         self._ids: list[int] | None = None
         self._views = txn  # a snapshot beside it would not see what it has written
+
+    @property
+    def snapshot(self) -> None:
+        return None
 
     def put(self, table: Table, key: bytes, value: Buffer) -> None:
         self.changes += 1
@@ -288,8 +298,13 @@ class WriteTxn(ReadTxn):
         self.put(Table.META, b"now", self.graph.now)
         self._flags.add(Change.GRAPH)
 
-    def rewrite_history(self) -> None:
-        """Note that an administrator changed committed data: caches keyed by version and ``history`` are void."""
+    def rewrite_history(self, instance: int = 0) -> None:
+        """Note that committed data were changed: caches keyed by version and ``history`` are void.
+
+        ``instance``: one of which all versions look different now.
+        """
+        if instance:
+            self._rewritten.add(instance)
         self.graph = records.with_counters(self.graph, history=self.graph.history + 1)
         self.put(Table.META, b"now", self.graph.now)
         self._flags.add(Change.HISTORY)
@@ -330,6 +345,8 @@ class WriteTxn(ReadTxn):
     def _notes(self) -> Iterator[bytes]:
         for flag in sorted(self._flags):
             yield CHANGE.pack(flag, 0, 0, 0)
+        for instance in sorted(self._rewritten):
+            yield CHANGE.pack(Change.HISTORY, instance, 0, 0)
         for at, keys in self._touched.items():
             if len(keys) > KEYS_PER_CHANGE:
                 yield CHANGE.pack(Change.INSTANCE, *at, 0)

@@ -485,9 +485,11 @@ class WriteView(ReadView):
         for enc, value, whole in items:
             prefix = head + enc
             at = prefix + suffix
-            if cursor.set_range(at) and cursor.key().startswith(at):
-                self.put(family, enc, value, whole)  # replaces something of this very version
-                continue
+            if cursor.set_range(at) and (old := cursor.key()).startswith(at):  # something of this very version
+                if old != at + VALUE:
+                    txn.delete(Table.INDEX, old)
+                else:
+                    values.release(txn, instance, Entry.parse(cursor.value(), self.version))
             if isinstance(value, Staged):
                 index.append((at + VALUE, values.store_value(txn, instance, value, whole, now)))
                 touched.append(prefix)

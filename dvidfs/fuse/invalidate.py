@@ -133,7 +133,7 @@ class Follower:
             for change in dict.fromkeys(changes):
                 if not change.instance or change.instance in dropped:
                     continue
-                if rewritten and is_frozen(txn.graph, change):
+                if change.what == Change.HISTORY or (rewritten and is_frozen(txn.graph, change)):
                     dropped.add(change.instance)
                     self._again.append((time.monotonic() + AGAIN, change.instance))
                     self._drop(txn.graph, change.instance)

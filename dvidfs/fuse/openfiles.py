@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import trio
 
-from dvidfs.engine import ReadTxn, WriteTxn
+from dvidfs.engine import ReadTxn, ReadView, WriteTxn
 from dvidfs.engine.keys import PIECE, Kind
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.values import Entry, Prepared, Upload, Uploaded, prepare, stream
-from dvidfs.errors import DvidfsError, Locked
+from dvidfs.errors import DvidfsError, Locked, Stale
 from dvidfs.fuse import lane, names
 from dvidfs.fuse.errors import Errno
 from dvidfs.fuse.keyfiles import KeyFile, State, key_stat
@@ -42,6 +42,14 @@ SMALL = 64 << 10
 
 def size_is_fixed() -> Errno:
     return Errno(errno.EPERM, "the size of a computed file cannot be changed")
+
+
+def _moved(view: ReadView) -> Stale:
+    """Nothing must land where nobody meant it to."""
+    return Stale(
+        f'the extents of "{view.instance.name}" changed after a file of it was opened to be written, so what was '
+        "written has another place in it now and is dropped: open it anew"
+    )
 
 
 class OpenFile:
@@ -372,8 +380,23 @@ class OpenWindows(OpenFile):
 
         self._windows = opens.windows(Source(opens.engine, fetch, lambda txn: node.at.view(txn).stamp(), quick))
         self._written: list[tuple[int, bytearray]] = []
+        self._waiting = 0  # bytes of these
         self._committing: list[tuple[int, bytearray]] = []
+        self._layout: Hashable = None
         self._lock = trio.Lock()
+
+    def begin_writing(self, txn: ReadTxn) -> None:
+        """Somebody opened it to write: what is written from now on stands where the file has it now.
+
+        Raises:
+            Stale: others write to it as it was before its layout changed.
+        """
+        view = self._at.view(txn)
+        layout = self.node.layout(view)
+        if not self.writers:
+            self._layout, self.size = layout, self.node.stat_in(view, 0).size
+        elif layout != self._layout:
+            raise _moved(view)
 
     @property
     def unsaved(self) -> bool:
@@ -397,7 +420,8 @@ class OpenWindows(OpenFile):
             self._written[-1][1].extend(data)
         else:
             self._written.append((offset, bytearray(data)))
-        if sum(len(piece) for _, piece in self._written) >= MAX_WINDOWS:
+        self._waiting += len(data)
+        if self._waiting >= MAX_WINDOWS:
             await self.commit()
 
     async def truncate(self, size: int) -> None:
@@ -408,16 +432,17 @@ class OpenWindows(OpenFile):
         async with self._lock:
             if not self._written:
                 return
-            pieces = self._committing = self._written
-            self._written = []
+            pieces, size = self._written, self._waiting
+            self._committing, self._written, self._waiting = pieces, [], 0
 
             def fn(txn: WriteTxn) -> None:
                 view = self._at.write_view(txn)
-                for offset, piece in pieces:
-                    self.node.write(view, offset, bytes(piece))
+                if self.node.layout(view) != self._layout:
+                    raise _moved(view)
+                self.node.write(view, [(at, memoryview(piece)) for at, piece in pieces])
 
             try:
-                await lane.write(self._opens.engine, fn, sum(len(piece) for _, piece in pieces))
+                await lane.write(self._opens.engine, fn, size)
             except Exception:
                 self._opens.notices.pages(self.node.ino)
                 raise

@@ -195,7 +195,7 @@ class Operations(Edits):
             if isinstance(node, KeyFile):
                 file, known = self._open_key(txn, node, flags)
             elif isinstance(node, TypeFile):
-                file, known = self._open_windows(txn, node)
+                file, known = self._open_windows(txn, node, flags)
             else:
                 raise refuse(errno.EISDIR)
         finally:
@@ -223,9 +223,11 @@ class Operations(Edits):
             return file, True
         return file, node.told == state_of(file.entry.size, file.entry.mtime)
 
-    def _open_windows(self, txn: ReadTxn, node: TypeFile) -> tuple[OpenFile, bool]:
+    def _open_windows(self, txn: ReadTxn, node: TypeFile, flags: int) -> tuple[OpenFile, bool]:
         found = node.stat(txn)
         file = self._opens.shared(node.ino) or OpenWindows(self._opens, node, found.size)
+        if flags & os.O_ACCMODE and isinstance(file, OpenWindows):
+            file.begin_writing(txn)
         if found.ttl >= FOREVER:
             return file, True
         return file, node.told == state_of(found.size, found.mtime)

@@ -6,11 +6,11 @@ Invariant: a listing takes sizes from the description's own arithmetic, never fr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 from dvidfs.engine import ReadTxn, ReadView, WriteView
-from dvidfs.errors import DvidfsError
+from dvidfs.errors import DvidfsError, NotFound
 from dvidfs.fuse import inodes, names
 from dvidfs.fuse.at import At
 from dvidfs.fuse.nodes import (
@@ -26,7 +26,7 @@ from dvidfs.fuse.nodes import (
     Node,
     Stat,
 )
-from dvidfs.types.base import Directory, File, find_entry, is_shown
+from dvidfs.types.base import Directory, File, Windows, find_entry, is_shown
 
 
 class TypeDir(Dir):
@@ -122,7 +122,9 @@ class TypeFile(Named):
         return self.at.instance
 
     def stat(self, txn: ReadTxn) -> Stat:
-        view = self.at.view(txn)
+        view, shown = self.at.view(txn), self.entry.shown
+        if shown is not None and not shown(view, *self.parts):  # the kernel knows the name from before a change
+            raise NotFound("what this file would show cannot be shown in this way any more")
         return self.stat_in(view, view.modified())
 
     def stat_in(self, view: ReadView, modified: int) -> Stat:
@@ -139,6 +141,10 @@ class TypeFile(Named):
         """Whether that window can be read without keeping anybody waiting."""
         return self.entry.ready is None or self.entry.ready(view, *self.parts, offset, length)
 
-    def write(self, view: WriteView, offset: int, data: bytes) -> None:
+    def layout(self, view: ReadView) -> Hashable:
+        """What tells where in the file a thing stands."""
+        return None if self.entry.layout is None else self.entry.layout(view, *self.parts)
+
+    def write(self, view: WriteView, windows: Windows) -> None:
         assert self.entry.write is not None
-        self.entry.write(view, *self.parts, offset, data)
+        self.entry.write(view, *self.parts, windows)

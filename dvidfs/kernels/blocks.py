@@ -77,25 +77,44 @@ def gather(
 
 
 def gather_stored(
-    out: NDArray, origin: Shape, starts: NDArray, payloads: Sequence[Buffer], shape: Shape, form: Form
+    out: NDArray,
+    origin: Shape,
+    starts: NDArray,
+    payloads: Sequence[Buffer],
+    shape: Shape,
+    form: Form,
+    known: NDArray[np.int64] | None = None,
 ) -> None:
-    """:func:`gather` of blocks as they are stored; what must be decoded is not held all at once."""
+    """:func:`gather` of blocks as they are stored; what must be decoded is not held all at once.
+
+    ``known``: what :func:`locate` says of these payloads, if it was asked.
+    """
     compiled = kernels.ready("blocks_numba") if len(payloads) >= _PAYS_OFF else None
     if compiled is None:
         gather_plain(out, origin, starts, [form.decode(p) for p in payloads], shape)
         return
     if not out.flags.c_contiguous or form.size != shape[0] * shape[1] * shape[2] * out.itemsize:
         raise ValueError(f"gather wants a C-contiguous window and blocks of {form.size} bytes")
-    at, (found, held) = np.ascontiguousarray(starts, np.int64), form.locate(compiled, payloads)
-    rest = np.flatnonzero(found == 0)
-    if len(rest) < len(found):
-        lies = np.flatnonzero(found)
-        compiled.gather(out.ctypes.data, origin, out.shape, at[lies], found[lies], shape, out.itemsize)
+    at = np.ascontiguousarray(starts, np.int64)
+    found, held = (known, None) if known is not None else form.locate(compiled, payloads)
+    compiled.gather(out.ctypes.data, origin, out.shape, at, found, shape, out.itemsize)
     del held
+    if found.all():
+        return
+    rest = np.flatnonzero(found == 0)
     step = max(_PAYS_OFF, _INFLATED // form.size)
     for first in range(0, len(rest), step):
         part = rest[first : first + step]
         gather(out, origin, at[part], [form.decode(payloads[i]) for i in part], shape)
+
+
+def locate(payloads: Sequence[Buffer], form: Form) -> NDArray[np.int64] | None:
+    """Addresses of the voxels of payloads, 0 where they must be decoded; valid as long as the payloads are.
+
+    None where nothing is compiled that could use them.
+    """
+    compiled = kernels.ready("blocks_numba")
+    return None if compiled is None else form.locate(compiled, payloads)[0]
 
 
 def gather_plain(

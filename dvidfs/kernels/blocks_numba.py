@@ -79,9 +79,11 @@ def _copy_box(target, source, extent, target_z, target_y, source_z, source_y, it
 
 @njit(types.void(_INT, _ZYX, _ZYX, _INT[:, ::1], _INT[::1], _ZYX, _INT), nogil=True, cache=True)
 def gather(out, origin, extent, starts, blocks, shape, item):  # noqa: ANN001, ANN201
-    """Copies into the volume at address ``out`` what it shares with the blocks at the addresses ``blocks``."""
+    """Copies into the volume at address ``out`` what it shares with the blocks at the addresses ``blocks`` (0: none)."""
     row, block_row = extent[2] * item, shape[2] * item
     for i in range(len(blocks)):
+        if blocks[i] == 0:
+            continue
         z, y, x = starts[i, 0], starts[i, 1], starts[i, 2]
         z0, y0, x0 = max(z, origin[0]), max(y, origin[1]), max(x, origin[2])
         nz = min(z + shape[0], origin[0] + extent[0]) - z0

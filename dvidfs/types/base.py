@@ -9,7 +9,7 @@ nothing here runs anything.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -156,8 +156,9 @@ class File:
     """A file made on request: its exact size, and any window of it. ``parts`` are those of the ``Each`` above it.
 
     ``read(view, *parts, offset, length)`` gives exactly that window (short only at the end of the file).
-    ``write(view, *parts, offset, data)`` changes a window in place; absent where the file is read-only, as it also is in
-    instances that are not ``writable(view)``.
+    ``write(view, *parts, windows)`` changes windows (offset, data) in place as one mutation, later ones lie over earlier ones; absent
+    where the file is read-only, as it also is in instances that are not ``writable(view)``. ``layout(view, *parts)``: what
+    tells where in the file a thing stands; windows that were written under another one than there is now are refused.
     ``mtime(view, *parts)`` in ns; absent: the instance's last change. ``shown(view, *parts)``: whether it is there; the
     parts are those of the patterns above. ``listed`` False: can be named, is not listed. ``ready(view, *parts, offset, length)``: the
     window is in memory, so that ``read`` does not keep anybody waiting; absent: it always is.
@@ -171,6 +172,11 @@ class File:
     ready: Callable[..., bool] | None = None
     listed: bool = True
     writable: Callable[[ReadView], bool] = lambda view: True
+    layout: Callable[..., Hashable] | None = None
+
+
+Windows = Sequence[tuple[int, Buffer]]
+"""What is written into a file: where, and the bytes."""
 
 
 @dataclass(frozen=True)

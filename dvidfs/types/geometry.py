@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from dvidfs.errors import BadRequest
 
@@ -81,6 +82,21 @@ class Box:
 
     def contains(self, other: Box) -> bool:
         return self.intersect(other) == other
+
+    def from_here(self, at: Point) -> Point | None:
+        """The first coordinate of the box that is ``at`` or comes after it, z slowest; None behind the last."""
+        (x, y, z), (x0, y0, z0), (x1, y1, z1) = at, self.offset, self.stop
+        if z >= z1:
+            return None
+        if z < z0:
+            return self.offset
+        if y < y0:
+            return x0, y0, z
+        if y < y1 and x < x1:
+            return max(x, x0), y, z
+        if y + 1 < y1:
+            return x0, y + 1, z
+        return (x0, y0, z + 1) if z + 1 < z1 else None
 
     def window(self, part: Box) -> tuple[slice, slice, slice]:
         """Where ``part`` (which lies inside) is found in an array of this box: slices in (z, y, x)."""
@@ -217,6 +233,7 @@ def parse_floats(text: str, what: str, count: int = 3, separator: str = ",") -> 
     return numbers
 
 
+@lru_cache(maxsize=1024)  # what decides how a request is answered asks once, what answers it once more
 def parse_box(plane: Plane, size: str, offset: str) -> Box:
     """The region that ``/<dims>/<size>/<offset>`` asks for; size has one number per axis of the plane."""
     where = parse_point(offset, "offset")

@@ -137,7 +137,7 @@ def wrong(tmp_path: Path) -> dict[str, object]:
         ("broken", "z1.png is not a picture that can be read"),
         ("flat.npy", "has the shape (8, 8): a volume of three axes"),
         ("signed.npy", "holds int16, which no datatype has: convert it to uint16 (uint16blk) first"),
-        ("text.npy", "is not a numpy file of voxels"),
+        ("text.npy", "is not a numpy file of voxels: it does not begin as one"),
         ("v.csv", "is no volume: give a folder"),
         ("nothing", "there is no"),
     ],

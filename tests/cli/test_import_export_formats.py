@@ -539,6 +539,29 @@ def test_a_corrupt_slice_in_the_middle_is_named_and_the_import_goes_on_when_it_i
     assert np.array_equal(exported(store_path, "v", tmp_path), voxels)
 
 
+def test_an_export_that_no_file_can_hold_is_refused_and_leaves_nothing(store_path: Path, tmp_path: Path, capfd):
+    np.save(tmp_path / "v.npy", np.ones((4, 4, 4), np.uint8))
+    bring(store_path, tmp_path / "v.npy", "v")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    words = ("export", store_path, "r", "v", tmp_path / "o.npy", "--quiet")
+    run(*words, "--box", "0,0,0+2000000000,2000000000,2000", code=2)
+    assert "more than a file can hold: want a smaller --box" in capfd.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    run(*words)
+
+
+def test_an_export_whose_part_was_removed_is_forgotten(store_path: Path, tmp_path: Path, capfd):
+    np.save(tmp_path / "in.npy", np.random.default_rng(0).integers(0, 255, (64, 32, 32), np.uint8))
+    bring(store_path, tmp_path / "in.npy", "v", "--block-size", "16,16,16")
+    words = ("export", store_path, "r", "v", tmp_path / "o.npy", "--quiet")
+    assert dying(3, *words) == -9
+    run(*words, "--box", "0,0,0+8,8,8", code=1)
+    assert "o.npy.part is there already, begun by another export: remove it" in capfd.readouterr().err
+    (tmp_path / "o.npy.part").unlink()
+    run(*words, "--box", "0,0,0+8,8,8")
+    assert np.load(tmp_path / "o.npy").shape == (8, 8, 8)
+
+
 def test_files_of_sparse_volumes_are_sparse(store_path: Path, tmp_path: Path, capfd):
     np.save(tmp_path / "v.npy", np.ones((4, 4, 4), np.uint8))
     bring(store_path, tmp_path / "v.npy", "v")

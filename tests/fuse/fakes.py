@@ -11,7 +11,7 @@ from dvidfs.engine import ReadView, WriteView
 from dvidfs.engine.keys import Family, encode_block
 from dvidfs.engine.values import prepare
 from dvidfs.errors import Corrupt
-from dvidfs.types.base import DataType, Directory, Each, File
+from dvidfs.types.base import DataType, Directory, Each, File, Windows
 
 SIDE = 32
 PLANE = SIDE * SIDE
@@ -27,9 +27,10 @@ def window(start: int, stop: int, view: ReadView, offset: int, length: int) -> b
     return volume(view)[start:stop][offset : offset + length]
 
 
-def put(view: WriteView, start: int, data: bytes) -> None:
+def put(view: WriteView, windows: Windows) -> None:
     whole = bytearray(volume(view))
-    whole[start : start + len(data)] = data
+    for start, data in windows:
+        whole[start : start + len(data)] = data
     view.put(Family.BLOCK, KEY, prepare(bytes(whole)))
 
 
@@ -54,7 +55,7 @@ def names(suffix: str) -> list[str]:
 PLANE_FILE = File(
     lambda view, z: PLANE,
     lambda view, z, offset, length: window(z * PLANE, (z + 1) * PLANE, view, offset, length),
-    lambda view, z, offset, data: put(view, z * PLANE + offset, data),
+    lambda view, z, windows: put(view, [(z * PLANE + offset, data) for offset, data in windows]),
 )
 ROW_FILE = File(
     lambda view, z, y: SIDE,
@@ -73,7 +74,7 @@ GRID = DataType(
             "volume.raw": File(
                 lambda view: ALL,
                 lambda view, offset, length: window(0, ALL, view, offset, length),
-                lambda view, offset, data: put(view, offset, data),
+                put,
             ),
             "planes": Directory(each=(Each(parse_raw, lambda view: names(".raw"), lambda view, z: True, PLANE_FILE),)),
             "rows": Directory(

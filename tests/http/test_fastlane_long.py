@@ -46,6 +46,7 @@ class Sender:
                 own.sendall(fastlane.frame_flow(200, TEXT + b"X-Lane: fast\r\n", len(LONG)) + LONG[: self.size])
             except OSError as failure:
                 error = failure
+                self.is_cut.wait(20)  # the loop notices by itself, though perhaps later
             own.close()
             with contextlib.suppress(RuntimeError):  # the server has ended
                 loop.call_soon_threadsafe(done, 200, self.size, error)

@@ -127,4 +127,4 @@ class Case:
 
     def write_file(self, path: str, offset: int, data: bytes) -> None:
         entry, parts = self.file(path)
-        self.write(entry.write, *parts, offset, data)
+        self.write(entry.write, *parts, [(offset, data)])

@@ -32,6 +32,14 @@ def test_intersection_is_what_both_boxes_hold(a, b):
     assert a.contains(b) == (voxels(b) <= voxels(a))
 
 
+@given(small, st.tuples(*[st.integers(-7, 10)] * 3))
+def test_from_here_is_the_next_coordinate_of_the_box(box, at):
+    def order(point):
+        return point[::-1]
+
+    assert box.from_here(at) == min((p for p in voxels(box) if order(p) >= order(at)), key=order, default=None)
+
+
 @given(boxes, boxes)
 def test_union_is_the_smallest_box_that_contains_both(a, b):
     both = a.union(b)

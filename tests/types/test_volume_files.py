@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imagecase import Case
 from PIL import Image
 
-from dvidfs.engine import Store, open_engine
+from dvidfs.engine import Store, journal, open_engine
 from dvidfs.engine.keys import INLINE
 from dvidfs.engine.values import Prepared, Staged
 from dvidfs.errors import BadRequest, Conflict, Locked, NotFound
@@ -234,6 +234,45 @@ def test_windows_written_in_place_are_read_everywhere(engine, size, data):
             )
             assert case.file_bytes("volume.raw") == want.tobytes()
     assert model(case).tobytes() == want.tobytes()
+
+
+def test_windows_written_together_are_one_mutation(case):
+    """Later ones lie over earlier ones; whatever their number, a block is read and stored once."""
+    entry, _ = case.file("volume.npy")
+    windows = [(128 + 99 * z + 9 * y, bytes([y] * 3)) for z in range(2, 12) for y in range(1, 10)]
+    want = model(case)
+    want[2:12, 1:10, :3] = np.arange(1, 10)[:, None]
+    want.reshape(-1)[99 * 2 + 9 : 99 * 2 + 11] = 200
+    stored = []
+    change = files.SOURCE.change
+
+    def spy(view, coords, blocks):
+        stored.extend(coords)
+        change(view, coords, blocks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(files.SOURCE.__dict__, "change", spy)
+        case.write(entry.write, [*windows, (128 + 99 * 2 + 9, b"\xc8\xc8")])
+    assert model(case).tobytes() == want.tobytes()
+    assert len(stored) == len(set(stored))
+    last = case.read(journal.records)[-2:]
+    assert [record["Action"] for record in last] == ["post-extents", "mutate"]
+    assert last[-1]["Bytes"] == [99 * 2 + 9, 99 * 9 + 9 * 8 + 3]
+
+
+def test_a_whole_block_settles_a_conflict(engine):
+    base = Case.new(engine, BlockSize="2,2,2", MinPoint="0,0,0", MaxPoint="3,1,1")
+    base.post_raw(np.zeros((2, 2, 4), np.uint8), (0, 0, 0))
+    base.commit()
+    sides = base.child(), base.child("side")
+    for i, side in enumerate(sides):
+        side.post_raw(np.full((2, 2, 2), i + 1, np.uint8), (0, 0, 0))
+        side.commit()
+    merged = sides[0].merge(sides[1])
+    with pytest.raises(Conflict):
+        merged.write_file("blocks/0_0_0", 0, b"half")
+    merged.write_file("blocks/0_0_0", 0, b"settled.")
+    assert merged.file_bytes("0_0_0") == merged.raw("2_2_2", "0_0_0") == b"settled."
 
 
 def test_a_write_touches_its_blocks_only(case):

@@ -17,6 +17,7 @@ from dvidfs.types.base import Directory, File, find_entry, find_file, is_shown
 from dvidfs.types.formats.containers import CONTAINERS
 from dvidfs.types.imageblk import files, requests
 from dvidfs.types.imageblk.kinds import KINDS
+from dvidfs.types.imageblk.volume import Volume
 
 FIRST, SHAPE = (-3, 2, -6), (13, 11, 9)
 """Extents: first voxel (x, y, z), shape (z, y, x); they begin within a block."""
@@ -108,6 +109,54 @@ def test_all_formats_end_with_the_same_voxels(case):
     for container in shown:
         assert content(case, f"volume.{container.suffix}").endswith(raw), container.suffix
         assert content(case, f"scales/0/volume.{container.suffix}") == content(case, f"volume.{container.suffix}")
+
+
+def far_apart(engine):
+    """Three blocks as far from each other as can be."""
+    case = Case.new(engine, BlockSize="32,32,32")
+    for at in (2**31 - 32, -(2**31), 0):
+        case.post_raw(np.full((32, 32, 32), 7, np.uint8), (at, at, at))
+    return case
+
+
+def test_blocks_far_from_each_other_are_listed_without_a_look_at_what_lies_between(engine):
+    case = far_apart(engine)
+    listed = case.read(lambda view: [path for path, *_ in walk(view)])
+    far, half = 2**26 - 1, 2**25
+    chunks = [path for path in listed if path.startswith("zarr/0/c/")]
+    assert chunks == [f"zarr/0/c/{n}/{n}/{n}" for n in (0, half, far)]
+    assert len([path for path in listed if path.startswith("precomputed/8")]) == 3
+    assert len([path for path in listed if path.startswith("blocks/")]) == 3
+    assert {path.split("/")[0] for path in listed} == {"blocks", "scales", "zarr", "precomputed"}
+    for path in chunks:
+        assert content(case, path).count(7) == 32**3
+
+
+def test_a_window_of_rows_that_no_cache_holds_costs_that_window(engine, monkeypatch):
+    case = far_apart(engine)
+    read = []
+    monkeypatch.setattr(Volume, "read", lambda self, box: read.append(box) or np.zeros(box.shape, np.uint8))
+    file, parts = case.file("cutout/2000000000_3_1/5_0_0.raw")
+    assert case.read(file.read, *parts, 1_999_999_990, 20) == bytes(20)
+    assert sum(box.volume for box in read) <= 20
+
+
+def test_files_tell_the_resolution_that_is_set_later(engine):
+    case = Case.new(engine, BlockSize="4,4,4")
+    case.post_raw(np.ones((4, 4, 4), np.uint8), (0, 0, 0))
+    case.commit()
+    child = case.child()
+    paths = ("volume.nii", "volume.mhd", "volume.h5", "zarr/zarr.json", "precomputed/info", "slices/xy/000000.tif")
+    before = {path: content(case, path) for path in paths}
+    child.write(requests.post_resolution, b"[5, 6, 70]")
+    for path in paths:
+        assert content(case, path) == content(child, path) != before[path], path
+    chunk = "precomputed/8_8_8/0-4_0-4_0-4"
+    with pytest.raises(NotFound):
+        content(case, chunk)
+    file, parts = case.file(chunk.replace("8_8_8", "5_6_70"))
+    with pytest.raises(NotFound, match="not there any more"):  # as by a program that has the folder open
+        case.read(file.read, "8_8_8", *parts[1:], 0, 64)
 
 
 def test_zarr_chunks_make_up_the_extents(case):

@@ -61,7 +61,7 @@ def asked(where: object, ask: Callable[[], Any]) -> Any:
     """What tensorstore answers; its errors in one line."""
     try:
         return ask().result()
-    except (ValueError, RuntimeError, OSError, NotImplementedError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         text = " ".join(str(error).split())
         raise _kind(text)(f"{where}: {text.partition(' [')[0]}") from None
 

@@ -24,7 +24,7 @@ from dvidfs.types.formats.containers import CONTAINERS
 from dvidfs.types.formats.frame import Container
 from dvidfs.types.formats.metaimage import NRRD
 from dvidfs.types.geometry import Box, Point
-from dvidfs.types.volumes.source import as_bytes
+from dvidfs.types.volumes.source import MAX_FILE, as_bytes
 
 PIECE = 32 << 20
 WAITING = 4
@@ -79,17 +79,21 @@ class FileSink:
                 f"{self.container.title} cannot hold {frame.box} voxels of {frame.dtype}"
                 f"{f' in {frame.channels[0]} channels' if frame.channels else ''}: choose another format"
             )
+        if frame.size >= MAX_FILE:
+            raise BadRequest(f"{frame.box} are {frame.size} bytes, more than a file can hold: want a smaller --box")
         self.frame = frame
         self.voxels = self.dest if self.container.voxels else self.dest.with_name(frame.companion)
         self.part = self.voxels.with_name(self.voxels.name + ".part")
         plan = self.selection.plan(form=self.dest.name)
-        self.notes = Notes(Folder(self.dest.parent), f".{self.part.name}.json", plan, self.dest)
+        self.notes = Notes(Folder(self.dest.parent), f".{self.part.name}.json", plan, self.part)
 
     @property
     def total(self) -> int:
         return self.frame.size
 
     def begin(self) -> int:
+        if not self.part.exists() and not self.voxels.exists():
+            self.notes.end()  # of an export whose file was removed
         found = self.notes.begin(self._is_taken)
         self.done = found if found is not None and self.part.exists() else 0
         return min(self.done, self.total)

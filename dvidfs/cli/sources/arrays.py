@@ -22,7 +22,10 @@ def open_npy(path: Path, scratch: Path) -> Source:
     try:
         voxels: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as e:
-        raise BadRequest(f"{path} is not a numpy file of voxels: {e}") from None
+        with path.open("rb") as file:
+            is_npy = file.read(6) == b"\x93NUMPY"
+        why = str(e) if is_npy else "it does not begin as one, see numpy.save"
+        raise BadRequest(f"{path} is not a numpy file of voxels: {why}") from None
     if not isinstance(voxels, np.memmap):
         raise BadRequest(f"{path} is an archive of arrays: want one array, as numpy.save writes it")
     shape, channels = volume_of(path, voxels.shape)

@@ -22,6 +22,7 @@ from dvidfs.types.formats import blockform
 from dvidfs.types.formats.blockform import Bytes
 from dvidfs.types.geometry import Box, Point, block_box, covering_blocks, each_block
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
+from dvidfs.types.imageblk.places import Located
 from dvidfs.types.imageblk.settings import MAX_BLOCK_VOXELS
 from dvidfs.types.imageblk.volume import REMOTE, Volume, as_bytes, is_proxied
 from dvidfs.types.proxy.describe import Remote, describe
@@ -94,12 +95,12 @@ class ProxyVolume(Volume):
 
     # -- blocks ----------------------------------------------------------------------------------------------
 
-    def stored(self, blocks: Box) -> tuple[NDArray[np.int64], list[Buffer]]:
+    def locate(self, blocks: Box) -> Located:
         inside = blocks.intersect(self.grid)
         coords = list(each_block(inside)) if inside is not None else []
         found = [(c, payload) for c, payload in zip(coords, self.payloads(coords), strict=True) if payload is not None]
         table = np.array([(z, y, x) for (x, y, z), _ in found], np.int64).reshape(-1, 3)
-        return table, [payload for _, payload in found]
+        return Located(table, [payload for _, payload in found])
 
     def payloads(self, coords: Sequence[Point]) -> list[Buffer | None]:
         grid = self.grid

@@ -381,6 +381,7 @@ def post_resolution(view: WriteView, body: Buffer) -> None:
         raise BadRequest("the resolution must be a JSON list of three numbers, as [8.0, 8.0, 8.0]")
     voxel = None if given is None else settings.voxel_size(given)
     repos.change_instance(view.txn, view.instance, settings={**view.instance.settings, "VoxelSize": voxel})
+    view.txn.rewrite_history(view.instance.id)  # headers of files of all versions tell it
     journal.record(view, "post-resolution", VoxelSize=voxel)
 
 

@@ -33,7 +33,7 @@ Extents = Mapping[str, list[int] | None]
 
 
 def _block_size(text: str) -> list[int]:
-    block = parse_ints(text, "BlockSize", min(max(text.count(",") + 1, 2), 3), ",")
+    block = parse_ints(text, "BlockSize", 2 if text.count(",") == 1 else 3, ",")
     block = (*block, block[-1])[:3]
     if min(block) < 1 or math.prod(block) > MAX_BLOCK_VOXELS:
         raise BadRequest(f'BlockSize "{text}" cannot be: want sides above 0 and at most {MAX_BLOCK_VOXELS} voxels')

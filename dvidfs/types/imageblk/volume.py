@@ -28,8 +28,9 @@ from dvidfs.types import workers
 from dvidfs.types.formats import blockform
 from dvidfs.types.formats.blockform import BlockForm, Bytes
 from dvidfs.types.geometry import Box, Point, covering_blocks
-from dvidfs.types.imageblk import scales
+from dvidfs.types.imageblk import places, scales
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
+from dvidfs.types.imageblk.places import Located
 
 PIECE_BYTES = 32 << 20
 """No piece of an answer is larger."""
@@ -97,8 +98,34 @@ class Volume:
 
         Payloads may be views that die with the snapshot.
         """
+        return self.locate(blocks)[:2]
+
+    def locate(self, blocks: Box) -> Located:
+        """The same, and where the voxels lie, if it is known."""
+        kept = self._kept()
+        if kept is None:
+            return self._look_up(blocks)
+        found = kept.locate(self._owner, blocks)
+        if found is None:
+            found = self._look_up(blocks)
+            kept.note_box(self._owner, blocks, self._survey)
+        return found
+
+    def _look_up(self, blocks: Box) -> Located:
         found = self.load_spans(blocks)
-        return coords_of([key for key, _ in found]), [payload for _, payload in found]
+        return Located(coords_of([key for key, _ in found]), [payload for _, payload in found])
+
+    def _survey(self, blocks: Box) -> Located:
+        coords, payloads, _ = self._look_up(blocks)
+        return Located(coords, payloads, kernel.locate(payloads, self.stored_form))
+
+    @property
+    def _owner(self) -> tuple[int, int]:
+        return self.view.instance.id, self.view.version
+
+    def _kept(self) -> places.Kept | None:
+        """Where blocks lie is kept of what is read as it is stored, and only where no merge makes a choice."""
+        return None if type(self) is not Volume or self.view.lineage.merges else places.of(self.view.txn)
 
     def load_spans(self, blocks: Box) -> list[tuple[bytes, Buffer]]:
         """Keys and payloads of the stored blocks within a box of blocks, z slowest."""
@@ -117,19 +144,30 @@ class Volume:
 
     def payloads(self, coords: Sequence[Point]) -> list[Buffer | None]:
         """The payloads of blocks (x, y, z), None for one that is not stored."""
-        return self.view.load_keys(Family.BLOCK, [self.key(coord) for coord in coords])
+        kept = self._kept()
+        found = kept.pick(self._owner, coords) if kept is not None else None
+        if found is None:
+            found = self.view.load_keys(Family.BLOCK, [self.key(coord) for coord in coords])
+            if kept is not None:
+                kept.note(self._owner, coords, self._survey)
+        return found
 
     def has(self, blocks: Box) -> bool:
         """Whether any of these blocks is stored."""
-        (x0, _, _), (x1, _, _) = blocks.offset, blocks.last
-        for z in range(blocks.offset[2], blocks.stop[2]):
-            for y in range(blocks.offset[1], blocks.stop[1]):
-                try:
-                    start, stop = self.key((x0, y, z)), keys.after(self.key((x1, y, z)))
-                    if next(self.view.scan(Family.BLOCK, start, stop, _refuse), None) is not None:
-                        return True
-                except Conflict:
-                    return True  # it is there, and reading it says what is the matter
+        at: Point | None = blocks.offset
+        stop = keys.after(self.key(blocks.last))
+        while at is not None:
+            try:
+                found = next(self.view.scan(Family.BLOCK, self.key(at), stop, _refuse), None)
+                enc = found.enc if found is not None else None
+            except Conflict as conflict:  # it is there, and reading it says what is the matter
+                enc = conflict.key
+            if enc is None:
+                return False
+            _, x, y, z = keys.decode_block(enc)
+            at = blocks.from_here((x, y, z))
+            if at == (x, y, z):
+                return True
         return False
 
     def coords(self) -> Iterator[Point]:
@@ -161,23 +199,32 @@ class Volume:
 
     def read(self, box: Box, fill: int = 0) -> NDArray:
         """The voxels of a box, (z, y, x); every byte of what is not stored is ``fill``."""
-        return self.assemble(box, *self.stored(covering_blocks(box, self.block)), fill)
+        coords, payloads, known = self.locate(covering_blocks(box, self.block))
+        return self.assemble(box, coords, payloads, fill, known)
 
-    def assemble(self, box: Box, coords: NDArray[np.int64], payloads: Sequence[Buffer], fill: int = 0) -> NDArray:
-        """The voxels of a box out of the blocks that it touches, (z, y, x); needs no transaction."""
+    def assemble(
+        self,
+        box: Box,
+        coords: NDArray[np.int64],
+        payloads: Sequence[Buffer],
+        fill: int = 0,
+        known: NDArray[np.int64] | None = None,
+    ) -> NDArray:
+        """The voxels of a box out of the blocks that it touches, (z, y, x); ``known`` as in :class:`Located`."""
         out = np.empty(box.shape, self.kind.item)
         if len(payloads) < covering_blocks(box, self.block).volume:
             out.view(np.uint8)[...] = fill
-        kernel.gather_stored(out, box.origin, coords * self.block_shape, payloads, self.block_shape, self.stored_form)
+        starts = coords * self.block_shape
+        kernel.gather_stored(out, box.origin, starts, payloads, self.block_shape, self.stored_form, known)
         return out
 
     def stream(self, box: Box) -> Iterator[memoryview]:
         """The bytes of a box in C order, made piece by piece as they are asked for."""
-        parts = ((piece, *self.stored(covering_blocks(piece, self.block))) for piece in self.pieces(box))
+        parts = ((piece, self.locate(covering_blocks(piece, self.block))) for piece in self.pieces(box))
         if box.volume * self.kind.bytes <= PIECE_BYTES:
             parts = iter(list(parts))  # so a conflict is told before the first byte
-        for part in parts:
-            yield as_bytes(self.assemble(*part))
+        for piece, (coords, payloads, known) in parts:
+            yield as_bytes(self.assemble(piece, coords, payloads, 0, known))
 
     def pieces(self, box: Box) -> Iterator[Box]:
         """Boxes that follow each other in C order and make up ``box``: layers of blocks; where these are too large, thinner."""

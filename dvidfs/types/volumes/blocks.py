@@ -11,7 +11,7 @@ import numpy as np
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, NotFound
-from dvidfs.types.base import Each, File
+from dvidfs.types.base import Each, File, Windows
 from dvidfs.types.geometry import Box, Point, block_box, join
 from dvidfs.types.volumes.names import parse_point
 from dvidfs.types.volumes.source import Pick, Source, as_bytes
@@ -50,14 +50,18 @@ class Blocks:
             raise NotFound(f"block {join(coord)} is not stored")
         return as_bytes(volume.read(block_box(coord, shape.block)))[offset : offset + length]
 
-    def write(self, view: WriteView, coord: Point, offset: int, data: Buffer) -> None:
-        """Changes a window of the voxels of a block of scale 0."""
+    def write(self, view: WriteView, coord: Point, windows: Windows) -> None:
+        """Changes windows of the voxels of a block of scale 0; one that covers all of it settles a conflict too."""
         shape = self.source.shape(view)
-        size = self.size(view, coord)
-        if offset + len(data) > size:
+        size, box = self.size(view, coord), block_box(coord, shape.block)
+        if any(offset + len(data) > size for offset, data in windows):
             raise BadRequest(f"block {join(coord)} has {size} bytes: its size cannot change")
-        voxels = np.ascontiguousarray(self.source.open(view, 0).read(block_box(coord, shape.block)))
-        as_bytes(voxels)[offset : offset + len(data)] = data
+        if any(len(data) == size for _, data in windows):
+            voxels = np.empty(box.shape, shape.kind.item)
+        else:
+            voxels = np.array(self.source.open(view, 0).read(box))
+        for offset, data in windows:
+            as_bytes(voxels)[offset : offset + len(data)] = data
         self.source.change(view, [coord], voxels[None])
         self.source.record(view, Block=coord, Span=1)
 

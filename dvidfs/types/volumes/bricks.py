@@ -94,6 +94,8 @@ class Bricks:
             )
             planes = brick.size[2] if brick.size[1] == self.box.size[1] else z - brick.offset[2] + 1
             count = min(planes * brick.size[1] * self.row - flat, stop - start)
+            if self.row > BRICK_BYTES:  # what no cache holds is read for itself: never a row besides
+                count = min(count, self.row - flat % self.row)
             yield Run(number, flat, count)
             start += count
 

@@ -62,6 +62,39 @@ class Chunks:
         assert part is not None
         return self.source.open(view, self.shape.scale).has(covering_blocks(part, self.shape.block))
 
+    def along(self, view: ReadView, z: int | None = None, y: int | None = None) -> Iterator[int]:
+        """The numbers along z of the chunks that exist; along y those of layer ``z``, along x those of row ``z``, ``y``.
+
+        Found by halving, so that a few chunks far from each other cost no look at what lies between.
+        """
+        volume, fixed = self.source.open(view, self.shape.scale), (None, y, z)
+        axis = 2 if z is None else 1 if y is None else 0
+
+        def found(first: int, stop: int) -> Iterator[int]:
+            low = [0 if n is None else n for n in fixed]
+            high = [side if n is None else n + 1 for n, side in zip(fixed, self.grid, strict=True)]
+            low[axis], high[axis] = first, stop
+            part = self._part((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+            if not volume.has(covering_blocks(part, self.shape.block)):
+                return
+            if stop - first == 1:
+                yield first
+                return
+            middle = (first + stop) // 2
+            yield from found(first, middle)
+            yield from found(middle, stop)
+
+        return found(0, self.grid[axis])
+
+    def _part(self, first: Point, stop: Point) -> Box:
+        """The voxels of the chunks from ``first`` to before ``stop`` that lie within the extents."""
+        extents, size = self.shape.extents, self.size
+        low, high = (
+            [o + i * n for o, i, n in zip(extents.offset, index, size, strict=True)] for index in (first, stop)
+        )
+        high = list(map(min, high, extents.stop))
+        return span((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+
     def indices(self, view: ReadView) -> Iterator[Point]:
         """The chunks that exist, z slowest within a layer of blocks."""
         (x0, y0, z0), (a, b, c), block, found = self.shape.extents.offset, self.size, self.shape.block, set[Point]()

@@ -7,17 +7,18 @@ Source: mount design, section 2.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest
-from dvidfs.types.base import Directory, File
+from dvidfs.types.base import Directory, File, Windows
 from dvidfs.types.formats.containers import CONTAINERS
 from dvidfs.types.formats.frame import Container
 from dvidfs.types.volumes.bricks import Bricks
-from dvidfs.types.volumes.ranges import is_ready, read_range, write_range
+from dvidfs.types.volumes.ranges import is_ready, read_range, write_ranges
 from dvidfs.types.volumes.source import Pick, Shape, Source
 
 
@@ -62,25 +63,35 @@ class VolumeFile:
         head = len(shape.header(self.container))
         return not self.container.voxels or window_ready(view, shape, head, shape.bricks, offset, length)
 
-    def write(self, view: WriteView, offset: int, data: Buffer) -> None:
+    def write(self, view: WriteView, windows: Windows) -> None:
         shape = self.source.shape(view)
         head = shape.header(self.container)
-        if offset + len(data) > len(head) + shape.bricks.size:
-            raise BadRequest(f"the file covers {shape.box}: its size cannot change; write beyond it through raw")
-        in_head = max(0, min(len(head) - offset, len(data)))
-        if data[:in_head] != head[offset : offset + in_head]:
-            raise BadRequest("the header of a volume file cannot change: write voxels only")
-        start = offset + in_head - len(head)
-        if in_head < len(data):
-            write_range(view, self.source, shape.bricks, start, memoryview(data)[in_head:])
-            box = shape.extents
-            self.source.record(view, Bytes=[start, len(data) - in_head], Offset=box.offset, Size=box.size)
+        parts = [part for offset, data in windows if (part := _behind(head, shape, offset, data))[1]]
+        if not parts:
+            return
+        write_ranges(view, self.source, shape.bricks, parts)
+        first, stop = min(start for start, _ in parts), max(start + len(data) for start, data in parts)
+        box = shape.extents
+        self.source.record(view, Bytes=[first, stop - first], Offset=box.offset, Size=box.size)
+
+    def layout(self, view: ReadView, *parts: Any) -> Hashable:
+        return self._shape(view, parts).box
 
     def shown(self, view: ReadView, *parts: Any) -> bool:
         return self._shape(view, parts).holds(self.container)
 
     def _shape(self, view: ReadView, parts: Any) -> Shape:
         return self.pick(view, *parts)[0]
+
+
+def _behind(head: bytes, shape: Shape, offset: int, data: Buffer) -> tuple[int, Buffer]:
+    """The part of a window that lies behind the header, counted from there; the header itself must stay as it is."""
+    if offset + len(data) > len(head) + shape.bricks.size:
+        raise BadRequest(f"the file covers {shape.box}: its size cannot change; write beyond it through raw")
+    in_head = max(0, min(len(head) - offset, len(data)))
+    if data[:in_head] != head[offset : offset + in_head]:
+        raise BadRequest("the header of a volume file cannot change: write voxels only")
+    return offset + in_head - len(head), memoryview(data)[in_head:]
 
 
 def volume_files(source: Source, pick: Pick, *, writable: bool) -> dict[str, File | Directory]:
@@ -90,6 +101,12 @@ def volume_files(source: Source, pick: Pick, *, writable: bool) -> dict[str, Fil
         file = VolumeFile(source, pick, container)
         write = file.write if writable and container.writable else None
         out[f"volume.{container.suffix}"] = File(
-            file.size, file.read, write, shown=file.shown, ready=file.ready, writable=source.writable
+            file.size,
+            file.read,
+            write,
+            shown=file.shown,
+            ready=file.ready,
+            writable=source.writable,
+            layout=file.layout,
         )
     return out

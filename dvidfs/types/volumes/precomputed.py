@@ -15,6 +15,7 @@ import orjson
 
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
+from dvidfs.errors import NotFound
 from dvidfs.types.base import Directory, Each, File
 from dvidfs.types.geometry import Box, Point, span
 from dvidfs.types.volumes.chunks import Chunks, fits
@@ -88,7 +89,9 @@ class PrecomputedFiles:
         return [scale_key(shape) for shape in self.source.shapes(view)]
 
     def chunks(self, view: ReadView, key: str) -> Chunks:
-        shape = next(shape for shape in self.source.shapes(view) if scale_key(shape) == key)
+        shape = next((shape for shape in self.source.shapes(view) if scale_key(shape) == key), None)
+        if shape is None:  # the voxel size is another now
+            raise NotFound(f"precomputed/{key} is not there any more: see precomputed/info")
         return Chunks(self.source, shape, clipped=True)
 
     def names(self, view: ReadView, key: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.kernels import blocks as kernel
+from dvidfs.types.base import Windows
 from dvidfs.types.geometry import Box, Point, covering_blocks, span
 from dvidfs.types.volumes import bricks as sizes
 from dvidfs.types.volumes.bricks import Bricks, Run, cache_of
@@ -33,8 +34,8 @@ def read_range(view: ReadView, source: Source, scale: int, bricks: Bricks, start
             whole = cache.get(name, lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
             parts.append(whole[run.offset : run.offset + run.count])
         else:
-            rows, skip = _rows_of(bricks, run)
-            parts.append(as_bytes(volume.read(rows))[skip : skip + run.count])
+            part, skip = _part(bricks, bricks.brick(run.number), run)
+            parts.append(as_bytes(volume.read(part))[skip : skip + run.count])
     return join_buffers(parts)
 
 
@@ -44,32 +45,33 @@ def is_ready(view: ReadView, scale: int, bricks: Bricks, start: int, stop: int) 
     return all(cache.has((key, run.number)) for run in bricks.runs(start, stop))
 
 
-def _rows_of(bricks: Bricks, run: Run) -> tuple[Box, int]:
-    """The rows that hold a run, and how many of their bytes stand before it."""
-    brick = bricks.brick(run.number)
-    first, last = run.offset // bricks.row, (run.offset + run.count - 1) // bricks.row
-    rows = _rows(brick, first, last)
-    return rows, run.offset - first * bricks.row if rows.size[2] == 1 else run.offset % (brick.size[1] * bricks.row)
+def _part(bricks: Bricks, brick: Box, run: Run) -> tuple[Box, int]:
+    """The smallest box that holds a run of a brick, and how many of its bytes stand before it.
 
-
-def _rows(brick: Box, first: int, last: int) -> Box:
-    """The box that holds rows ``first`` to ``last`` of a brick: rows of one plane, else whole planes."""
+    Voxels of one row, else rows of one plane, else whole planes.
+    """
     (x, y, z), (sx, sy, _) = brick.offset, brick.size
+    row, item, end = bricks.row, bricks.item, run.offset + run.count - 1
+    first, last = run.offset // row, end // row
+    if first == last:
+        start, stop = run.offset % row // item, end % row // item + 1
+        return Box((x + start, y + first % sy, z + first // sy), (stop - start, 1, 1)), run.offset % item
     if first // sy == last // sy:
-        return Box((x, y + first % sy, z + first // sy), (sx, last - first + 1, 1))
-    return Box((x, y, z + first // sy), (sx, sy, last // sy - first // sy + 1))
+        return Box((x, y + first % sy, z + first // sy), (sx, last - first + 1, 1)), run.offset % row
+    return Box((x, y, z + first // sy), (sx, sy, last // sy - first // sy + 1)), run.offset % (sy * row)
 
 
 # ---------------------------------------------------------------- writing
 
 
-def write_range(view: WriteView, source: Source, bricks: Bricks, start: int, data: Buffer) -> None:
-    """Changes bytes of the voxels of scale 0: the blocks that they touch are read, changed and stored again."""
+def write_ranges(view: WriteView, source: Source, bricks: Bricks, windows: Windows) -> None:
+    """Changes bytes of the voxels of scale 0: the blocks that they touch are read, changed and stored again, each once."""
     pending: dict[tuple[int, int], list[tuple[Run, Buffer]]] = {}
-    at, given = 0, memoryview(data).cast("B")
-    for run in bricks.runs(start, start + len(given)):
-        pending.setdefault(run.number, []).append((run, given[at : at + run.count]))
-        at += run.count
+    for start, data in windows:
+        at, given = 0, memoryview(data).cast("B")
+        for run in bricks.runs(start, start + len(given)):
+            pending.setdefault(run.number, []).append((run, given[at : at + run.count]))
+            at += run.count
     for number, runs in pending.items():
         _change(source, view, bricks, bricks.brick(number), runs)
 
@@ -108,13 +110,9 @@ def _overlaid(before: NDArray, window: tuple[slice, slice, slice], runs: list[tu
 
 def _touched(bricks: Bricks, grid: Box, brick: Box, runs: list[tuple[Run, Buffer]]) -> NDArray[np.bool_]:
     """Which blocks of the grid, (z, y, x), hold voxels of the runs."""
-    touched, row, item = np.zeros(grid.shape, bool), bricks.row, bricks.item
+    touched = np.zeros(grid.shape, bool)
     for run, _ in runs:
-        last = run.offset + run.count - 1
-        part = _rows(brick, run.offset // row, last // row)
-        if part.size[1:] == (1, 1):
-            start, stop = run.offset % row // item, last % row // item + 1
-            part = Box((part.offset[0] + start, *part.offset[1:]), (stop - start, 1, 1))
+        part, _ = _part(bricks, brick, run)
         touched[grid.window(covering_blocks(part, bricks.block))] = True
     return touched
 

@@ -156,15 +156,19 @@ class ZarrFiles:
         return parts[-1] in self.indices(view, scale, *parts[:-1])
 
     def index_names(self, view: ReadView, scale: int, *parts: int) -> Iterator[str]:
-        return map(str, self.indices(view, scale, *parts))
+        chunks = self.chunks(view, scale)
+        if chunks.shape.kind.channels:
+            if not parts:
+                return iter(["0"])
+            parts = parts[1:]
+        return map(str, chunks.along(view, *parts))
 
     def has_chunk(self, view: ReadView, scale: int, *parts: int) -> bool:
         z, y, x = parts[-3:]
         return self.chunks(view, scale).has(view, (x, y, z))
 
     def chunk_names(self, view: ReadView, scale: int, *parts: int) -> Iterator[str]:
-        chunks, (z, y) = self.chunks(view, scale), parts[-2:]
-        return (str(x) for x in range(chunks.grid[0]) if chunks.has(view, (x, y, z)))
+        return map(str, self.chunks(view, scale).along(view, *parts[-2:]))
 
     def chunk_size(self, view: ReadView, scale: int, *parts: int) -> int:
         z, y, x = parts[-3:]
