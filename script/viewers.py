@@ -63,8 +63,8 @@ SHOWS = (
     Show("dvid", "dvid://http://{at}/{uuid}/grayscale"),
     Show("dvid, JPEG blocks", "dvid://http://{at}/{uuid}/em"),
     Show("precomputed", f"precomputed://{API}/precomputed"),
-    Show("zarr3", f"zarr3://{API}/zarr"),
-    Show("zarr2", f"zarr2://{API}/zarr"),
+    Show("zarr3", f"zarr://{API}/zarr"),
+    Show("zarr2", f"zarr://{API}/zarr2"),
     Show("foreign page, allowed", "dvid://http://{at}/{uuid}/grayscale", page=FOREIGN),
     Show("foreign page, not allowed", "dvid://http://{at}/{uuid}/grayscale", page=FOREIGN, expected=False),
 )

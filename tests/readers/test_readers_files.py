@@ -227,7 +227,7 @@ def test_a_folder_of_slices_is_the_volume(library: Library, sample: Sample, plan
 
 
 FILES = {f"volume.{suffix}" for suffix in ("npy", "raw", "nii", "mhd", "h5", "tif")}
-FOLDERS = {"blocks", "slices", "scales", "zarr", "precomputed"}
+FOLDERS = {"blocks", "slices", "scales", "zarr", "zarr2", "precomputed"}
 
 
 @pytest.mark.parametrize("sample", SAMPLES.values(), ids=str)

@@ -215,7 +215,7 @@ def image_type(kind: VoxelKind) -> DataType:
         url=kind.url,
         version="0.2",
         summary=kind.summary,
-        endpoints=(*ENDPOINTS, *pyramid.ENDPOINTS, *file_endpoints(files.TREE)),
+        endpoints=(*ENDPOINTS, *pyramid.ENDPOINTS, *file_endpoints(files.SOURCE)),
         tree=files.TREE,
         settings=settings.SETTINGS,
         extended=_extended,

@@ -21,9 +21,13 @@ from dvidfs.engine.store import Store
 from dvidfs.types.geometry import Box, Point, span
 
 BRICK_BYTES = 16 << 20
-CACHE_BYTES = 256 << 20
+CACHE_BYTES = 160 << 20
 SHAPES = 4096
 TOUCHES = 1024
+GHOSTS = 32
+"""Values that were let go last are remembered by name, so many at most."""
+HAUNTS = 64
+"""How often such a value is asked for before it is made again."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Cache:
         self._lock = threading.Lock()
         self._held: OrderedDict[Hashable, Future[memoryview]] = OrderedDict()
         self._touched: OrderedDict[Hashable, None] = OrderedDict()
+        self._ghosts: OrderedDict[Hashable, int] = OrderedDict()
         self._shapes: dict[Hashable, Any] = {}
 
     def get(self, key: Hashable, make: Callable[[], memoryview]) -> memoryview:
@@ -154,6 +159,18 @@ class Cache:
                 self._touched.popitem(last=False)
             return False
 
+    def thrashes(self, key: Hashable) -> bool:
+        """Whether a value was let go so lately that making it again would only drive out others that are in use."""
+        with self._lock:
+            left = self._ghosts.get(key, 0)
+            if not left:
+                return False
+            if left == 1:
+                del self._ghosts[key]
+            else:
+                self._ghosts[key] = left - 1
+            return True
+
     def shape(self, stamp: Hashable, look: Callable[[], Any]) -> Any:
         """Something small that is found by ``look`` and stands as long as a stamp."""
         found = self._shapes.get(stamp)
@@ -172,6 +189,9 @@ class Cache:
                 if future.done():
                     del self._held[key]
                     self.used -= future.result().nbytes
+                    self._ghosts[key] = HAUNTS
+                    if len(self._ghosts) > GHOSTS:
+                        self._ghosts.popitem(last=False)
 
 
 _caches: WeakKeyDictionary[Store, Cache] = WeakKeyDictionary()

@@ -30,7 +30,8 @@ def read_range(view: ReadView, source: Source, scale: int, bricks: Bricks, start
     again = {number for number in {run.number for run in runs} if cache.touch((key, number))} if keeps else set()
     for run in runs:
         name = (key, run.number)
-        if keeps and (run.number in again or cache.has(name) or run.count * WORTH_KEEPING >= bricks.bytes(run.number)):
+        worth = run.number in again or run.count * WORTH_KEEPING >= bricks.bytes(run.number)
+        if keeps and (cache.has(name) or (worth and not cache.thrashes(name))):
             whole = cache.get(name, lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
             parts.append(whole[run.offset : run.offset + run.count])
         else:

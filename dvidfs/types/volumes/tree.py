@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import posixpath
+from collections.abc import Iterator
 from typing import Any
 
+from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
 from dvidfs.types.base import JSON, OCTETS, Content, Directory, Each, Endpoint, File, find_file
 from dvidfs.types.volumes.blocks import block_files
@@ -14,7 +15,7 @@ from dvidfs.types.volumes.names import parse_index
 from dvidfs.types.volumes.pictures import slice_folders
 from dvidfs.types.volumes.precomputed import precomputed_folder
 from dvidfs.types.volumes.source import Pick, Source, at_root, at_scale
-from dvidfs.types.volumes.zarr import zarr_folder
+from dvidfs.types.volumes.zarr import zarr2_folder, zarr_folder
 
 
 def volume_tree(source: Source) -> Directory:
@@ -23,7 +24,8 @@ def volume_tree(source: Source) -> Directory:
     entries = {
         **_of_scale(source, root, writable=True),
         "scales": Directory(each=(_scales(source),)),
-        "zarr": zarr_folder(source),
+        "zarr": zarr_folder(source, both=True),
+        "zarr2": zarr2_folder(source),
         "precomputed": precomputed_folder(source),
     }
     named = block_files(source, root, writable=True, listed=False)
@@ -54,30 +56,36 @@ def _scales(source: Source) -> Each:
 # ---------------------------------------------------------------- over HTTP
 
 
-def file_endpoints(tree: Directory) -> tuple[Endpoint, ...]:
-    """Requests for the files of the multiscale formats, with byte ranges; an absent chunk is 404, as their readers expect."""
+def file_endpoints(source: Source) -> tuple[Endpoint, ...]:
+    """Requests for the files of the multiscale formats, with byte ranges; an absent chunk is 404, as their readers expect.
 
-    def rows(name: str, summary: str, example: str) -> tuple[Endpoint, ...]:
-        folder = tree.entries[name]
-        assert isinstance(folder, Directory)
-
-        def get(view: ReadView, path: tuple[str, ...]) -> Content:
-            file, parts = find_file(folder, view, path)
-            size = file.size(view, *parts)
-
-            def window(start: int, stop: int) -> Any:
-                return iter([file.read(view, *parts, start, stop - start)])
-
-            is_text = posixpath.splitext(path[-1])[1] == ".json" or path[-1] == "info" or path[-1].startswith(".z")
-            return Content(file.read(view, *parts, 0, size), JSON if is_text else OCTETS, size, window)
-
-        detail = "Byte ranges are served. What is not stored is 404: readers take it as 0."
-        return tuple(
-            Endpoint(m, f"{name}/{{path*}}", get, summary, type=OCTETS, detail=detail, example=example)
-            for m in ("GET", "HEAD")
-        )
-
+    Each speaks one format: viewers that look for several in one place would not know which to take.
+    """
     return (
-        *rows("zarr", "A file of the volume as OME-Zarr.", "zarr/zarr.json"),
-        *rows("precomputed", "A file of the volume as neuroglancer precomputed.", "precomputed/info"),
+        *_rows("zarr", zarr_folder(source, both=False), "A file of the volume as OME-Zarr 0.5.", "zarr/zarr.json"),
+        *_rows("zarr2", zarr2_folder(source), "A file of the volume as Zarr 2.", "zarr2/.zattrs"),
+        *_rows(
+            "precomputed",
+            precomputed_folder(source),
+            "A file of the volume as neuroglancer precomputed.",
+            "precomputed/info",
+        ),
+    )
+
+
+def _rows(name: str, folder: Directory, summary: str, example: str) -> tuple[Endpoint, ...]:
+    def get(view: ReadView, path: tuple[str, ...]) -> Content:
+        file, parts = find_file(folder, view, path)
+        size = file.size(view, *parts)
+
+        def window(start: int, stop: int) -> Iterator[Buffer]:
+            return iter([file.read(view, *parts, start, stop - start)])
+
+        is_text = path[-1].endswith(".json") or path[-1] == "info" or path[-1].startswith(".z")
+        return Content(file.read(view, *parts, 0, size), JSON if is_text else OCTETS, size, window)
+
+    detail = "Byte ranges are served. What is not stored is 404: readers take it as 0."
+    path = f"{name}/{{path*}}"
+    return tuple(
+        Endpoint(method, path, get, summary, type=OCTETS, detail=detail, example=example) for method in ("GET", "HEAD")
     )

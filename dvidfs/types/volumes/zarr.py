@@ -1,8 +1,8 @@
-"""A volume as Zarr: ``zarr/`` is an OME-Zarr 0.5 image (Zarr 3), and the same as OME-NGFF 0.4 (Zarr 2) for readers of that.
+"""A volume as Zarr: ``zarr/`` is an OME-Zarr 0.5 image (Zarr 3), ``zarr2/`` the same as OME-NGFF 0.4 (Zarr 2).
 
 Decides the metadata and the names of chunks. Arrays ``0``, ``1``, ... are the scales, (z, y, x) or (c, z, y, x), beginning at the extents' first
-voxel, which the translation tells; chunks are not compressed. The names of Zarr 2 can be opened but are not listed, so a copy of
-the folder is one whole Zarr 3. Source: Zarr core specification 3.0 and 2, OME-NGFF 0.5 and 0.4.
+voxel, which the translation tells; chunks are not compressed. In the mount the names of Zarr 2 can be
+opened in ``zarr/`` too; they are not listed, so a copy of the folder is one whole Zarr 3. Source: Zarr core specification 3.0 and 2, OME-NGFF 0.5 and 0.4.
 """
 
 from __future__ import annotations
@@ -184,46 +184,60 @@ class ZarrFiles:
         return self.chunks(view, scale).ready(view, (x, y, z))
 
 
-def zarr_folder(source: Source) -> Directory:
-    """``zarr/``: metadata of both versions, and an array for each scale."""
+def zarr_folder(source: Source, *, both: bool) -> Directory:
+    """``zarr/``: OME-Zarr 0.5, an array for each scale; with ``both`` the names of Zarr 2 can be opened too."""
     z = ZarrFiles(source)
-    chunk = Each(parse_index, z.chunk_names, z.has_chunk, File(z.chunk_size, z.read_chunk, ready=z.is_ready))
-
-    def spatial(listed: bool, shown: Any = None) -> Each:
-        """Folders z/y above the chunks."""
-        rows = Each(parse_index, z.index_names, z.has_index, Directory(each=(chunk,)))
-        return Each(parse_index, z.index_names, z.has_index, Directory(each=(rows,), shown=shown), listed=listed)
-
-    def with_channels(listed: bool) -> tuple[Each, ...]:
-        """The same below a folder for all channels, where there are several."""
-
-        def several(view: ReadView, scale: int, *_: Any) -> bool:
-            return bool(source.shape(view, scale).kind.channels)
-
-        def one(view: ReadView, scale: int, *_: Any) -> bool:
-            return not several(view, scale)
-
-        channel = Directory(each=(spatial(True),), shown=several)
-        return (
-            Each(parse_index, z.index_names, z.has_index, channel, listed=listed),
-            spatial(listed, one),
-        )
-
     array = Directory(
         {
             "zarr.json": z.json(lambda view, scale: array_v3(z.chunks(view, scale))),
-            "c": Directory(each=with_channels(True)),
-            ".zarray": z.json(lambda view, scale: array_v2(z.chunks(view, scale)), listed=False),
-            ".zattrs": z.json(lambda view, scale: {}, listed=False),
+            "c": Directory(each=_chunk_folders(z, listed=True)),
+            **(_array_v2(z, listed=False) if both else {}),
         },
-        each=with_channels(False),
+        each=_chunk_folders(z, listed=False) if both else (),
     )
-    return Directory(
-        {
-            "zarr.json": z.json(lambda view: z.group(view, group_v3)),
-            ".zgroup": z.json(lambda view: {"zarr_format": 2}, listed=False),
-            ".zattrs": z.json(lambda view: z.group(view, attributes_v2), listed=False),
-        },
-        each=(Each(parse_index, z.scale_names, z.has_scale, array),),
-        shown=z.shown,
+    entries = {
+        "zarr.json": z.json(lambda view: z.group(view, group_v3)),
+        **(_group_v2(z, listed=False) if both else {}),
+    }
+    return Directory(entries, each=(Each(parse_index, z.scale_names, z.has_scale, array),), shown=z.shown)
+
+
+def zarr2_folder(source: Source) -> Directory:
+    """``zarr2/``: the same as OME-NGFF 0.4, for readers of Zarr 2 that would stumble over both."""
+    z = ZarrFiles(source)
+    array = Directory({**_array_v2(z, listed=True)}, each=_chunk_folders(z, listed=True))
+    scales = Each(parse_index, z.scale_names, z.has_scale, array)
+    return Directory({**_group_v2(z, listed=True)}, each=(scales,), shown=z.shown)
+
+
+def _group_v2(z: ZarrFiles, *, listed: bool) -> dict[str, File]:
+    return {
+        ".zgroup": z.json(lambda view: {"zarr_format": 2}, listed=listed),
+        ".zattrs": z.json(lambda view: z.group(view, attributes_v2), listed=listed),
+    }
+
+
+def _array_v2(z: ZarrFiles, *, listed: bool) -> dict[str, File]:
+    return {
+        ".zarray": z.json(lambda view, scale: array_v2(z.chunks(view, scale)), listed=listed),
+        ".zattrs": z.json(lambda view, scale: {}, listed=listed),
+    }
+
+
+def _chunk_folders(z: ZarrFiles, *, listed: bool) -> tuple[Each, ...]:
+    """Folders z/y above the chunks; where there are channels, below one folder for them all."""
+
+    def several(view: ReadView, scale: int, *_: Any) -> bool:
+        return bool(z.source.shape(view, scale).kind.channels)
+
+    def one(view: ReadView, scale: int, *_: Any) -> bool:
+        return not several(view, scale)
+
+    chunk = Each(parse_index, z.chunk_names, z.has_chunk, File(z.chunk_size, z.read_chunk, ready=z.is_ready))
+    rows = Directory(each=(Each(parse_index, z.index_names, z.has_index, Directory(each=(chunk,))),))
+    layers = Each(parse_index, z.index_names, z.has_index, rows)
+    alone = Directory(each=rows.each, shown=one)
+    return (
+        Each(parse_index, z.index_names, z.has_index, Directory(each=(layers,), shown=several), listed=listed),
+        Each(parse_index, z.index_names, z.has_index, alone, listed=listed),
     )
