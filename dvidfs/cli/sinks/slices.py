@@ -26,7 +26,7 @@ from dvidfs.types.formats.rasters import PictureFormat, encode_picture, parse_fo
 from dvidfs.types.geometry import Box
 from dvidfs.types.volumes.source import as_bytes
 
-IN_MEMORY = 64 << 20
+IN_MEMORY = 24 << 20
 STRIP = 4 << 20
 DEPTH = 128
 """At most so many pictures are made from one reading of blocks."""

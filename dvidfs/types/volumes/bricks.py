@@ -22,6 +22,7 @@ from dvidfs.types.geometry import Box, Point, span
 
 BRICK_BYTES = 16 << 20
 CACHE_BYTES = 160 << 20
+PICTURE_BYTES = 32 << 20
 SHAPES = 4096
 TOUCHES = 1024
 GHOSTS = 32
@@ -194,12 +195,12 @@ class Cache:
                         self._ghosts.popitem(last=False)
 
 
-_caches: WeakKeyDictionary[Store, Cache] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[Store, dict[str, Cache]] = WeakKeyDictionary()
 
 
-def cache_of(store: Store) -> Cache:
-    """The bricks of a store in this process; gone when the store is."""
+def cache_of(store: Store, what: str = "bricks") -> Cache:
+    """The bricks, or the pictures, of a store that this process keeps; gone when the store is."""
     found = _caches.get(store)
     if found is None:
-        found = _caches.setdefault(store, Cache())
-    return found
+        found = _caches.setdefault(store, {"bricks": Cache(), "pictures": Cache(PICTURE_BYTES)})
+    return found[what]

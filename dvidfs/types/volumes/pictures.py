@@ -67,13 +67,13 @@ class Layer:
         size = self.file_size(suffix)
         if size > bricks.BRICK_BYTES:
             return self._make(view, suffix, offset, length)
-        made = cache_of(view.txn.store).get(
+        made = cache_of(view.txn.store, "pictures").get(
             self._key(view, suffix), lambda: memoryview(self._make(view, suffix, 0, size))
         )
         return made[offset : offset + length]
 
     def ready(self, view: ReadView, suffix: str) -> bool:
-        return cache_of(view.txn.store).has(self._key(view, suffix))
+        return cache_of(view.txn.store, "pictures").has(self._key(view, suffix))
 
     def _key(self, view: ReadView, suffix: str) -> Hashable:
         return view.stamp(), self.shape.scale, self.plane.name, self.box, suffix
