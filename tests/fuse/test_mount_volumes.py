@@ -67,7 +67,7 @@ def test_every_view_follows_every_way_of_writing(volume: Volume):
                 and np.array_equal(mapped, want)
             )
 
-        live.wait_until(same, 1, f"the same voxels everywhere after writing through {what}")
+        live.wait_until(same, 3, f"the same voxels everywhere after writing through {what}")
 
     agree("HTTP")
     want[16:32, :16, 16:32] = 7
