@@ -108,14 +108,26 @@ def pictures(folder: Path, size: Point, each: int) -> str:
     return f"{3 * each} slices"
 
 
+def resident_peak(pid: int) -> int:
+    """KiB that a process has had resident at most; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+
+
 def exported(store: Path, uuid: str, size: Point, slices: int, target: Path) -> str:
     x, y, z = size
     words = ["--box", f"0,0,0+{x},{y},{slices or z}", "--quiet"]
     command = [sys.executable, "-m", "dvidfs", "export", str(store), uuid, "em", str(target), *words]
-    _, status, used = os.wait4(subprocess.Popen(command, stdout=subprocess.DEVNULL).pid, 0)
-    assert status == 0
-    most = used.ru_maxrss / 1024
-    return f"{sum(1 for _ in target.iterdir())} slices, {most:.0f} MB resident at most in the exporting process"
+    most = 0  # what wait4 tells counts this process too, from which it was forked
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        while running.poll() is None:
+            most = max(most, resident_peak(running.pid))
+            time.sleep(0.02)
+    assert running.returncode == 0
+    return f"{sum(1 for _ in target.iterdir())} slices, {most // 1024} MB resident at most in the exporting process"
 
 
 def run(args: argparse.Namespace, folder: Path) -> Report:
