@@ -6,6 +6,8 @@ Invariant: a kept brick stands under the stamp of its view, so it is never wrong
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,7 @@ from dvidfs.types.base import Windows
 from dvidfs.types.geometry import Box, Point, covering_blocks, span
 from dvidfs.types.volumes import bricks as sizes
 from dvidfs.types.volumes.bricks import Bricks, Run, cache_of
-from dvidfs.types.volumes.source import Source, as_bytes, join_buffers
+from dvidfs.types.volumes.source import Source, Volume, as_bytes, join_buffers
 
 WORTH_KEEPING = 4
 """A range of that part of a brick has the whole brick made at once; a smaller one only when the brick is asked for again."""
@@ -25,19 +27,37 @@ WORTH_KEEPING = 4
 def read_range(view: ReadView, source: Source, scale: int, bricks: Bricks, start: int, stop: int) -> Buffer:
     """Bytes [start, stop) of the voxels of ``bricks`` in C order."""
     volume, keeps = source.open(view, scale), bricks.layer_bytes <= sizes.CACHE_BYTES
-    cache, key, parts = cache_of(view.txn.store), (view.stamp(), scale, bricks.box), []
+    cache, key, parts = cache_of(view.txn.store), (view.stamp(), scale, bricks.box), list[Buffer]()
     runs = list(bricks.runs(start, stop))
     again = {number for number in {run.number for run in runs} if cache.touch((key, number))} if keeps else set()
+    at = told = start  # what lies between is read straight from the blocks
     for run in runs:
         name = (key, run.number)
         worth = run.number in again or run.count * WORTH_KEEPING >= bricks.bytes(run.number)
         if keeps and (cache.has(name) or (worth and not cache.thrashes(name))):
             whole = cache.get(name, lambda n=run.number: as_bytes(volume.read(bricks.brick(n))))
-            parts.append(whole[run.offset : run.offset + run.count])
+            parts += [*_straight(volume, bricks, told, at), whole[run.offset : run.offset + run.count]]
+            told = at + run.count
+        at += run.count
+    return join_buffers([*parts, *_straight(volume, bricks, told, at)])
+
+
+def _straight(volume: Volume, bricks: Bricks, start: int, stop: int) -> Iterator[memoryview]:
+    """That range without bricks: planes of one layer of blocks at once, so that no block is decoded twice for them."""
+    (x, y, z), (sx, sy, _) = bricks.box.offset, bricks.box.size
+    while start < stop:
+        plane, inside = divmod(start, bricks.plane)
+        whole = 0 if inside else (stop - start) // bricks.plane
+        if whole:
+            count = min(whole, bricks.block[2] - (z + plane) % bricks.block[2])
+            end, skip, box = start + count * bricks.plane, 0, Box((x, y, z + plane), (sx, sy, count))
         else:
-            part, skip = _part(bricks, bricks.brick(run.number), run)
-            parts.append(as_bytes(volume.read(part))[skip : skip + run.count])
-    return join_buffers(parts)
+            end = min(stop, start - inside + bricks.plane)
+            if bricks.row > sizes.BRICK_BYTES:  # never a row besides what is asked for
+                end = min(end, start - start % bricks.row + bricks.row)
+            box, skip = _part(bricks, Box((x, y, z + plane), (sx, sy, 1)), Run((0, 0), inside, end - start))
+        yield as_bytes(volume.read(box))[skip : skip + end - start]
+        start = end
 
 
 def is_ready(view: ReadView, scale: int, bricks: Bricks, start: int, stop: int) -> bool:
