@@ -33,12 +33,19 @@ with h5py.File(volume / "volume.h5") as file:
         "h5py: volume.h5": file["volume"][()],
         "tifffile: volume.tif": tifffile.imread(volume / "volume.tif"),
         "tensorstore: zarr/0": opened("zarr3", volume / "zarr" / "0")[...].read().result(),
-        "tensorstore: precomputed": opened("neuroglancer_precomputed", volume / "precomputed")[..., 0].read().result().T,
+        "tensorstore: precomputed": opened("neuroglancer_precomputed", volume / "precomputed")[..., 0]
+        .read()
+        .result()
+        .T,
     }
 for reader, found in seen.items():
     print(f"{reader:26}{found.shape} {'the same voxels' if np.array_equal(found, voxels) else 'OTHER VOXELS'}")
 
 small = np.load(volume / "scales" / "2" / "volume.npy", mmap_mode="r")
-print(f"scales/2 is {small.shape}, made by `dvidfs pyramid`; its mean is {small.mean():.1f}, the volume's {voxels.mean():.1f}")
+print(
+    f"scales/2 is {small.shape}, made by `dvidfs pyramid`; its mean is {small.mean():.1f}, the volume's {voxels.mean():.1f}"
+)
 box = nibabel.load(volume / "cutout" / "32_32_16" / "100_100_20.nii")
-print(f"cutout/32_32_16/100_100_20.nii is {box.shape}, its first voxel at {box.affine[:3, 3]} {box.header.get_xyzt_units()[0]}")
+print(
+    f"cutout/32_32_16/100_100_20.nii is {box.shape}, its first voxel at {box.affine[:3, 3]} {box.header.get_xyzt_units()[0]}"
+)
