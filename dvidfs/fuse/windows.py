@@ -1,7 +1,7 @@
 """Reading windows of what is made on request: long values, and the computed files of a datatype.
 
 What the source has in memory is answered at once; the rest hops to a worker thread. Random reads make just what was
-asked for. A reader that goes on about where it stopped gets whole chunks, the next one made while it consumes this one.
+asked for. A reader that goes on where it stopped gets whole chunks, the next one made while it consumes this one.
 Invariant: chunks that are held together were made of one and the same state (``stamp``), so one read never mixes two.
 """
 
@@ -21,9 +21,6 @@ from dvidfs.fuse.scratch import Budget
 CHUNK = 4 << 20
 KEPT = 4
 """Chunks held for one file."""
-WIDE, NEAR = 128 << 10, 2 << 20
-"""A read of so many bytes that begins so close to the end of the last one goes on from it: the kernel reads ahead in several
-requests at a time."""
 SEQUENTIAL = 3
 """Reads in a row after which a reader is taken to be sequential."""
 
@@ -57,9 +54,8 @@ class Windows:
 
     async def read(self, offset: int, length: int) -> Buffer:
         """A window; fewer bytes only at the end of the file."""
-        goes_on = offset == self._expected or (length >= WIDE and abs(offset - self._expected) <= NEAR)
-        self._run = self._run + 1 if goes_on else 0
-        self._expected = max(offset + length, self._expected) if goes_on else offset + length
+        self._run = self._run + 1 if offset == self._expected else 0
+        self._expected = offset + length
         data = self._at_once(offset, length)
         if data is not None:
             return data
