@@ -27,6 +27,8 @@ def add(commands: Commands) -> None:
     parser.add_argument("name", metavar="NAME", help="Name of the instance.")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                         help="A setting of the datatype; may be repeated.")  # fmt: skip
+    parser.add_argument("--compression", default="", metavar="NAME",
+                        help="How values are kept: none, lz4, snappy, gzip, gzip:1 to gzip:9, jpeg; default: the type's.")  # fmt: skip
     parser.add_argument("--unversioned", action="store_true", help="All versions share its data.")
     parser.add_argument("--tags", default="", metavar="KEY=VALUE,…", help="Tags.")
 
@@ -62,6 +64,7 @@ def new(args: argparse.Namespace) -> None:
                 configured,
                 versioned=not args.unversioned,
                 tags=args.tags,
+                compression=args.compression,
             )
         )
     show(args, _brief(instance), [instance.uuid])
@@ -101,19 +104,21 @@ def make(
     *,
     versioned: bool = True,
     tags: str = "",
+    compression: str = "",
 ) -> Instance:
-    """A new instance with settings as they are kept."""
+    """A new instance with settings as they are kept; of values that live elsewhere the compression is theirs."""
     from dvidfs.engine import repos
-    from dvidfs.types.common import parse_tags
+    from dvidfs.types.common import parse_compression, parse_tags
 
     kind = registry()[typename]
+    wanted = parse_compression(compression or kind.compression, kind.refused_compressions)
     return repos.create_instance(
         txn,
         node,
         typename,
         name,
         versioned=versioned,
-        compression=kind.implied_compression(configured) or kind.compression,
+        compression=kind.implied_compression(configured) or wanted,
         tags=parse_tags(tags),
         settings=configured,
     )

@@ -357,3 +357,15 @@ def test_commands_work_while_a_server_runs(tmp_path: Path):
         shell("commit STORE r")
         assert server.post(f"/api/node/{root}/kv/key/k", b"x").status >= 400
         assert "is sound" in shell("check STORE --deep")
+
+
+def test_an_instance_is_told_how_to_compress(shell: Shell, tmp_path: Path):
+    uuid = shell("repo new STORE --alias em").split()[0]
+    shell(f"instance new STORE {uuid} uint8blk gray --compression gzip:3")
+    with live.Server(shell.store, log=tmp_path / "log") as server:
+        info = server.get(f"/api/node/{uuid}/gray/info").ok().json()
+    assert info["Base"]["Compression"] == "gzip compression, level 3"
+    for typename, name in (("uint8blk", "zip"), ("uint16blk", "jpeg")):
+        code, said = shell.error(f"instance new STORE {uuid} {typename} other --compression {name}")
+        assert code == 2
+        assert f"Illegal compression specified: {name}" in said
