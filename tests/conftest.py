@@ -48,7 +48,6 @@ def server(store_path: Path, tmp_path: Path) -> Iterator[live.Server]:
 @pytest.fixture
 def mounted(store_path: Path, tmp_path: Path) -> Iterator[live.Mount]:
     """A fresh store mounted at `path`, served over HTTP by the same process."""
-    if reason := live.why_no_mounts():
-        pytest.skip(reason)
+    live.need_mounts()
     with live.Mount(store_path, log=tmp_path / "mount.log") as running:
         yield running

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import pytest
+
 T = TypeVar("T")
 
 DVIDFS = (sys.executable, "-m", "dvidfs")
@@ -251,3 +253,9 @@ def why_no_mounts() -> str:
     if shutil.which("fusermount3") is None:
         return "fusermount3 is absent: script/setup installs it"
     return ""
+
+
+def need_mounts() -> None:
+    """For fixtures that mount: on a machine that cannot, their tests are left out, and the summary says why."""
+    if reason := why_no_mounts():
+        pytest.skip(reason)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import live
@@ -15,14 +14,6 @@ import remotes
 from PIL import Image
 
 SHAPE = (50, 70, 90)
-
-
-@pytest.fixture
-def mounted(store_path: Path, tmp_path: Path) -> Iterator[live.Mount]:
-    if reason := live.why_no_mounts():
-        pytest.skip(reason)
-    with live.Mount(store_path, log=tmp_path / "mount.log") as running:
-        yield running
 
 
 def made(mounted: live.Mount, place: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import live
@@ -36,14 +35,6 @@ class Volume:
     def get(self) -> bytes:
         size, at = ("_".join(map(str, numbers)) for numbers in (SHAPE[::-1], FIRST))
         return self.mounted.get(f"/api/node/{self.uuid}/em/raw/0_1_2/{size}/{at}").ok().body
-
-
-@pytest.fixture
-def mounted(store_path: Path, tmp_path: Path) -> Iterator[live.Mount]:
-    if reason := live.why_no_mounts():
-        pytest.skip(reason)
-    with live.Mount(store_path, log=tmp_path / "mount.log") as running:
-        yield running
 
 
 @pytest.fixture
@@ -137,8 +128,7 @@ def test_a_file_goes_when_its_format_cannot_hold_the_volume_any_more(volume: Vol
 
 
 def test_what_fsync_acknowledged_outlives_a_kill(store_path: Path, tmp_path: Path):
-    if reason := live.why_no_mounts():
-        pytest.skip(reason)
+    live.need_mounts()
     with live.Mount(store_path, log=tmp_path / "mount.log") as running:
         volume = Volume(running)
         fd = os.open(volume.folder / "volume.raw", os.O_RDWR)
