@@ -31,9 +31,10 @@ def go_time(ns: int) -> str:
     )
 
 
-def record(view: WriteView, action: str, **fields: Any) -> int:
-    """Log one mutation of this transaction; its mutation id."""
-    number = view.txn.new_mutation_id(view.instance.repo)
+def record(view: WriteView, action: str, *, number: int | None = None, **fields: Any) -> int:
+    """Log one mutation of this transaction; its mutation id (``number``: one that it has been given already)."""
+    if number is None:
+        number = view.txn.new_mutation_id(view.instance.repo)
     entry = {
         "Action": action,
         **fields,

@@ -25,6 +25,8 @@ changes     seq u64                                         concatenated :data:`
 lines       scope u8 (``r`` repo, ``n`` node), id u32,      time i64, UTF-8 text of a log line
             number u32
 mutations   instance u32, version u32, mutation id u64      record of one mutation, in the datatype's JSON
+ledger      instance u32, book u8, id u64, ~version u32,    bytes of the datatype's own; rows of version 0 are
+            ~mutation id u64                                counters of the instance, and are replaced
 blobs       16 bytes FNV-1 128 of the content               :data:`ENTRY` (+ inline value)
 trash       value id u64                                    :data:`TRASH`: instance, pieces, since when (0:
                                                             some are freed)
@@ -75,6 +77,7 @@ class Table(StrEnum):
     CHANGES = "changes"
     LINES = "lines"
     MUTATIONS = "mutations"
+    LEDGER = "ledger"
     BLOBS = "blobs"
     TRASH = "trash"
     JOBS = "jobs"
@@ -125,6 +128,7 @@ PAIR = struct.Struct(">II")
 VALUE_KEY = struct.Struct(">IQI")
 LINE_KEY = struct.Struct(">BII")
 MUTATION_KEY = struct.Struct(">IIQ")
+LEDGER_KEY = struct.Struct(">IBQIQ")
 HEAD = struct.Struct(">IB")
 BLOCK = struct.Struct(">BIII")
 

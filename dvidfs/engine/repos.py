@@ -463,7 +463,7 @@ def remove_empty_instance(txn: WriteTxn, node: Node, instance: Instance) -> int:
 def free_rows(txn: WriteTxn, instance: int, limit: int = 4096) -> bool:
     """Free some rows of an instance that is out of the graph; True while there are more."""
     low = keys.U32.pack(instance)
-    for table in (Table.INDEX, Table.VALUES, Table.STATE, Table.WRITTEN, Table.MUTATIONS):
+    for table in (Table.INDEX, Table.VALUES, Table.STATE, Table.WRITTEN, Table.MUTATIONS, Table.LEDGER):
         limit -= txn.delete_range(table, low, keys.after(low), limit)
         if limit <= 0:
             return True

@@ -62,6 +62,8 @@ CHANGES_KEPT = 65_536
 GRAPHLOG_KEPT = 4_096
 KEYS_PER_CHANGE = 64
 """A transaction that changed more keys of an instance than this notes the instance as a whole."""
+WHOLE = b""
+"""In place of a key: the instance as a whole."""
 SYNC_SECONDS = 1.0
 ZERO = NOW.pack(0, 0)
 NETWORK_FS = frozenset(
@@ -319,6 +321,10 @@ class WriteTxn(ReadTxn):
             self._tracked[at] = instance.versioned
         self._touched[at].append(key)
 
+    def touch_whole(self, instance: Instance, version: int) -> None:
+        """Note that what an instance shows at a version changed without any entry of its keys."""
+        self.touch(instance, version, WHOLE)
+
     def touch_many(self, instance: Instance, version: int, keys: list[bytes]) -> None:
         if keys:
             self.touch(instance, version, keys[0])
@@ -330,7 +336,7 @@ class WriteTxn(ReadTxn):
             self.put(Table.STATE, PAIR.pack(*at), STATE.pack(*self.state(*at)))
             if self._tracked[at]:  # only versions can be merged; an unversioned instance has one
                 pair = PAIR.pack(*at)
-                self.put_many(Table.WRITTEN, [(pair + key[4:], b"") for key in sorted(keys)])
+                self.put_many(Table.WRITTEN, [(pair + key[4:], b"") for key in sorted(keys) if key != WHOLE])
         if self._ids is not None:
             self.put(Table.META, b"ids", IDS.pack(*self._ids))
         for repo, number in self._mutids.items():
@@ -348,7 +354,7 @@ class WriteTxn(ReadTxn):
         for instance in sorted(self._rewritten):
             yield CHANGE.pack(Change.HISTORY, instance, 0, 0)
         for at, keys in self._touched.items():
-            if len(keys) > KEYS_PER_CHANGE:
+            if len(keys) > KEYS_PER_CHANGE or WHOLE in keys:
                 yield CHANGE.pack(Change.INSTANCE, *at, 0)
                 continue
             for key in keys:
@@ -684,7 +690,7 @@ class Store:
 
     def _open_tables(self) -> dict[Table, Any]:
         try:
-            dbs = {table: self._env.open_db(table.encode(), create=False) for table in Table}
+            dbs = {Table.META: self._env.open_db(Table.META.encode(), create=False)}
             with self._env.begin() as txn:
                 found = bytes(txn.get(b"format", db=dbs[Table.META]) or b"").decode()
         except lmdb.NotFoundError:
@@ -695,7 +701,7 @@ class Store:
             newer = found.isdecimal() and int(found) > FORMAT
             hint = "install a newer dvidfs" if newer else "it was not made by `dvidfs init`, or is damaged"
             raise StoreError(f"{self.path} has store format {found}, this dvidfs reads {FORMAT}: {hint}")
-        return dbs
+        return {table: self._env.open_db(table.encode()) for table in Table}  # a table may be newer than the store
 
 
 def _open(path: Path, durability: Durability, map_size: int) -> lmdb.Environment:

@@ -89,6 +89,7 @@ def statistics(context: Context) -> dict[str, object]:
             "known_inodes": len(context.inodes),
             "open_files": len(context.opens),
             "listed_keys_held": context.rows.count(),
+            "made_files": context.made.statistics(),
             "buffers": {"bytes": budget.used, "limit": budget.limit},
             "resident_bytes": _resident(),
         },

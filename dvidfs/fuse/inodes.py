@@ -29,6 +29,11 @@ def identity(*parts: str | bytes) -> bytes:
     return b"".join(len(p).to_bytes(2, "big") + p for p in raw)
 
 
+def below(ident: bytes, name: bytes) -> bytes:
+    """The identity of what has this name in a folder: ``identity`` of the folder's parts and the name."""
+    return ident + len(name).to_bytes(2, "big") + name
+
+
 def number(ident: bytes) -> int:
     """The inode number that a thing has where nothing else is in its way."""
     found = int.from_bytes(blake2b(ident, digest_size=8).digest(), "little")

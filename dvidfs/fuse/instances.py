@@ -24,7 +24,7 @@ def folder(context: Context, version: Version, instance: Instance) -> Dir | None
         return None
     at = At(context, version, instance)
     tree = at.kind.tree
-    return KeysDir(at) if isinstance(tree, Keys) else TypeDir(at, tree, (), ())
+    return KeysDir(at) if isinstance(tree, Keys) else TypeDir(at, tree, (), at.prefix)
 
 
 def info(context: Context, txn: ReadTxn, version: Version, name: str) -> dict[str, Any]:

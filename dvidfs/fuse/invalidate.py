@@ -25,6 +25,7 @@ from dvidfs.errors import DvidfsError
 from dvidfs.fuse import inodes, names
 from dvidfs.fuse.at import At
 from dvidfs.fuse.keyfiles import KeyFile, KeysDir
+from dvidfs.fuse.made import MadeFile
 from dvidfs.fuse.nodes import state_of
 from dvidfs.fuse.typefiles import TypeFile
 
@@ -154,7 +155,7 @@ class Follower:
             at: At = node.at  # type: ignore[attr-defined] # what is watched lies in an instance
             if instance is not None and instance.versioned and at.version != change.version:
                 continue
-            if isinstance(node, TypeFile):
+            if isinstance(node, TypeFile) or (isinstance(node, MadeFile) and node.ident in self._context.made):
                 self._pages(node)
             elif isinstance(node, KeysDir) and change.what == Change.KEY:
                 self._key(txn, node, change.key)

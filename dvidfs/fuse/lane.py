@@ -34,16 +34,16 @@ async def write(engine: Engine, fn: Callable[[WriteTxn], T], size: int = 0) -> T
     return box[0]
 
 
-async def in_thread(fn: Callable[..., T], *args: Any) -> T:
+async def in_thread(fn: Callable[..., T], *args: Any, limiter: trio.CapacityLimiter = THREADS) -> T:
     """Run what takes long in a worker thread, to its end."""
-    return await trio.to_thread.run_sync(fn, *args, limiter=THREADS)  # not abandoned on cancellation
+    return await trio.to_thread.run_sync(fn, *args, limiter=limiter)  # not abandoned on cancellation
 
 
-async def read_in_thread(engine: Engine, fn: Callable[[ReadTxn], T]) -> T:
+async def read_in_thread(engine: Engine, fn: Callable[[ReadTxn], T], limiter: trio.CapacityLimiter = THREADS) -> T:
     """Run a long read in a worker thread, in a snapshot of its own."""
 
     def run() -> T:
         with engine.read() as txn:
             return fn(txn)
 
-    return await in_thread(run)
+    return await in_thread(run, limiter=limiter)

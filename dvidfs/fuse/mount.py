@@ -27,6 +27,7 @@ from dvidfs.fuse import control
 from dvidfs.fuse.handles import Opens
 from dvidfs.fuse.invalidate import Notices
 from dvidfs.fuse.keyfiles import RowsCache
+from dvidfs.fuse.made import Products
 from dvidfs.fuse.nodes import Context, MountOptions
 from dvidfs.fuse.operations import Operations
 from dvidfs.types.base import Registry
@@ -37,8 +38,8 @@ MNT_DETACH = 2
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 COLLECTING = 20_000, 20, 100
 """When to look for garbage: a listing makes many objects that live on, and none in cycles."""
-HANDLERS = 99
-"""Requests that are answered at one time."""
+HANDLERS = 999
+"""Requests that are answered at one time; one that waits for a file to be made is one of them."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ async def serve_mount(
     point = await trio.to_thread.run_sync(prepare_mountpoint, mountpoint)
     notices = Notices()
     opens = Opens(engine, notices)
-    context = Context(engine, registry, options, point, opens, RowsCache())
+    context = Context(engine, registry, options, point, opens, RowsCache(), Products(engine))
     operations = Operations(context)
     logging.getLogger("dvidfs").addHandler(control.ERRORS)
     collecting = gc.get_threshold()
@@ -240,6 +241,7 @@ async def _end(context: Context, notices: Notices) -> bool:
     await trio.to_thread.run_sync(_unmount, context.mountpoint)
     for error in await context.opens.commit_all():
         log.error("at unmount a buffer could not be committed: %s", error)
+    context.made.clear()
     return await trio.to_thread.run_sync(notices.stop)
 
 

@@ -25,6 +25,7 @@ from dvidfs.types.base import Keys, Registry
 if TYPE_CHECKING:
     from dvidfs.fuse.handles import Opens
     from dvidfs.fuse.keyfiles import RowsCache
+    from dvidfs.fuse.made import Products
 
 FOREVER = 1e9
 """Seconds that the kernel keeps what cannot change: 30 years."""
@@ -85,6 +86,7 @@ class Context:
     mountpoint: Path
     opens: Opens
     rows: RowsCache
+    made: Products
     inodes: Inodes = field(default_factory=Inodes)
 
     @property

@@ -26,6 +26,7 @@ from dvidfs.errors import DvidfsError, Locked, Stale
 from dvidfs.fuse import lane, names
 from dvidfs.fuse.errors import Errno
 from dvidfs.fuse.keyfiles import KeyFile, State, key_stat
+from dvidfs.fuse.made import MadeFile, Product
 from dvidfs.fuse.nodes import OPEN_FILE, SOON, Inbox, Node, Stat, Text, state_of
 from dvidfs.fuse.scratch import Scratch
 from dvidfs.fuse.typefiles import TypeFile
@@ -357,6 +358,26 @@ class OpenText(OpenFile):
     def close(self) -> None:
         if self._written is not None:
             self._written.close()
+
+
+class OpenMade(OpenFile):
+    """A made file as it was when the first of those who have it open opened it."""
+
+    node: MadeFile
+
+    def __init__(self, node: MadeFile, product: Product) -> None:
+        super().__init__()
+        self.node = node
+        self.product = node.opened = product
+        product.users += 1
+
+    def read_now(self, offset: int, length: int) -> Buffer | None:
+        return self.product.read(offset, length)
+
+    def close(self) -> None:
+        self.node.opened = None
+        self.product.users -= 1
+        self.product.let_go()
 
 
 class OpenWindows(OpenFile):

@@ -20,8 +20,9 @@ from dvidfs.engine import ReadTxn
 from dvidfs.fuse import lane, names
 from dvidfs.fuse.edits import Edits
 from dvidfs.fuse.keyfiles import KeyFile, KeysDir
+from dvidfs.fuse.made import MadeFile
 from dvidfs.fuse.nodes import FOREVER, Context, Dir, Link, Listing, Text, state_of
-from dvidfs.fuse.openfiles import OpenFile, OpenKey, OpenText, OpenWindows
+from dvidfs.fuse.openfiles import OpenFile, OpenKey, OpenMade, OpenText, OpenWindows
 from dvidfs.fuse.requests import guarded, refuse
 from dvidfs.fuse.typefiles import TypeDir, TypeFile
 
@@ -80,6 +81,8 @@ class Operations(Edits):
         node = self._node(inode)
         if node.slow and isinstance(node, Text):
             return self._attributes(node, await lane.read_in_thread(self._context.engine, node.stat))
+        if isinstance(node, MadeFile):
+            return self._attributes(node, await self._context.made.stat(node))
         txn = self._store.begin()
         try:
             return self._attributes(node, node.stat(txn))
@@ -188,6 +191,8 @@ class Operations(Edits):
         node = self._node(inode)
         if isinstance(node, Text):
             return await self._open_text(node, flags)
+        if isinstance(node, MadeFile):
+            return await self._open_made(node, flags)
         txn = self._store.begin()
         try:
             if flags & (os.O_ACCMODE | os.O_TRUNC):
@@ -231,6 +236,18 @@ class Operations(Edits):
         if found.ttl >= FOREVER:
             return file, True
         return file, node.told == state_of(found.size, found.mtime)
+
+    async def _open_made(self, node: MadeFile, flags: int) -> FileInfo:
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            raise refuse(errno.EACCES)
+        product = node.opened or await self._context.made.get(node)
+        product = node.opened or product  # another may have opened it meanwhile
+        handle = self._opens.add(self._opens.shared(node.ino) or OpenMade(node, product), flags)
+        known = node.told == state_of(product.size, product.mtime)
+        keep, node.paged = known and node.paged == product.tag, product.tag
+        if not known:
+            await lane.in_thread(forget_attributes, node.ino)
+        return FileInfo(fh=handle, keep_cache=keep)
 
     async def _open_text(self, node: Text, flags: int) -> FileInfo:
         if flags & (os.O_ACCMODE | os.O_TRUNC):

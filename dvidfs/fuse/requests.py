@@ -21,6 +21,7 @@ from dvidfs.errors import DvidfsError
 from dvidfs.fuse.at import refuse_committed
 from dvidfs.fuse.errors import LOGGED, Errno, errno_of
 from dvidfs.fuse.keyfiles import KeyFile, KeysDir
+from dvidfs.fuse.made import MadeFile
 from dvidfs.fuse.nodes import FOREVER, Access, Context, Dir, Node, Stat, Text, state_of
 from dvidfs.fuse.tree import Root, VersionDir
 from dvidfs.fuse.typefiles import TypeDir, TypeFile
@@ -99,7 +100,7 @@ class Requests(pyfuse3.Operations):
         out.st_ctime_ns = mtime
         out.st_atime_ns = mtime
         out.attr_timeout = ttl
-        if ttl < FOREVER:
+        if ttl < FOREVER or node.__class__ is MadeFile:
             node.told = state_of(size, mtime)
         return out
 
@@ -121,6 +122,8 @@ class Requests(pyfuse3.Operations):
             refuse_committed(view.node, view.instance.versioned)
             if not node.entry.writable(view):
                 raise refuse(errno.EROFS)
+        elif isinstance(node, MadeFile):
+            raise refuse(errno.EACCES)
         elif isinstance(node, Text):
             access = node.access(txn)
             if access is not Access.OPEN:

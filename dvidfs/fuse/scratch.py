@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from typing import IO
 
 IN_MEMORY = 1 << 20
@@ -14,21 +15,24 @@ IN_MEMORY = 1 << 20
 
 
 class Budget:
-    """A number of bytes of memory that several share."""
+    """A number of bytes of memory that several share, also from several threads."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self._lock = threading.Lock()
 
     def take(self, count: int) -> bool:
         """Whether there was room for so many more."""
-        if self.used + count > self.limit:
-            return False
-        self.used += count
-        return True
+        with self._lock:
+            if self.used + count > self.limit:
+                return False
+            self.used += count
+            return True
 
     def give(self, count: int) -> None:
-        self.used -= count
+        with self._lock:
+            self.used -= count
 
 
 class Scratch:
@@ -67,7 +71,7 @@ class Scratch:
             return bytes(self._data[offset : offset + length])
         return os.pread(self._file.fileno(), max(0, min(length, self.size - offset)), offset)
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         if not data:
             return
         end = offset + len(data)
@@ -107,7 +111,7 @@ class Scratch:
         self.size = 0
 
 
-def _write_all(fd: int, offset: int, data: bytes | bytearray) -> None:
+def _write_all(fd: int, offset: int, data: bytes | bytearray | memoryview) -> None:
     view = memoryview(data)
     while view:
         done = os.pwrite(fd, view, offset)

@@ -1,18 +1,20 @@
 """The folders and files that a datatype describes (:mod:`dvidfs.types.base`); no datatype is named.
 
-Invariant: a listing takes sizes from the description's own arithmetic, never from values.
+Files of unknown size are left to :mod:`~dvidfs.fuse.made`. Invariant: a listing takes sizes from the description's own arithmetic, never from values,
+and costs the same for each name however many there are.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 from dvidfs.engine import ReadTxn, ReadView, WriteView
 from dvidfs.errors import DvidfsError, NotFound
 from dvidfs.fuse import inodes, names
 from dvidfs.fuse.at import At
+from dvidfs.fuse.made import MadeFile
 from dvidfs.fuse.nodes import (
     DIR,
     FILE,
@@ -26,84 +28,105 @@ from dvidfs.fuse.nodes import (
     Node,
     Stat,
 )
-from dvidfs.types.base import Directory, File, Windows, find_entry, is_shown
+from dvidfs.types.base import Directory, Each, File, Made, Numbered, Windows, find_entry, is_shown
+
+BATCH = 256
+"""Names that are made at one time: about what one answer to the kernel holds."""
 
 
 class TypeDir(Dir):
     """A folder of a datatype's tree. ``parts``: what the names of patterns above it stand for."""
 
-    __slots__ = ("at", "entry", "parts", "path")
+    __slots__ = ("at", "entry", "parts")
 
-    def __init__(self, at: At, entry: Directory, parts: tuple[Any, ...], path: tuple[bytes, ...]) -> None:
+    def __init__(self, at: At, entry: Directory, parts: tuple[Any, ...], ident: bytes) -> None:
         Node.__init__(self)
-        self.ident = at.prefix + inodes.identity(*path)
+        self.ident = ident
         self.at = at
         self.entry = entry
         self.parts = parts
-        self.path = path
 
     def watched(self) -> int:
-        return self.at.instance
+        """Only the folder of the instance itself: the kernel drops what lies below with it."""
+        return self.at.instance if self.ident == self.at.prefix else 0
 
     def stat(self, txn: ReadTxn) -> Stat:
-        return self._stat(self.at.view(txn))
+        view = self.at.view(txn)
+        return self.stat_in(view, view.modified())
 
-    def _stat(self, view: ReadView) -> Stat:
-        return Stat(DIR if view.frozen else OPEN_DIR, 0, view.modified(), SOON)
+    def stat_in(self, view: ReadView, modified: int) -> Stat:
+        if view.frozen:
+            return Stat(DIR, 0, modified, FOREVER)
+        return Stat(OPEN_DIR, 0, modified, SOON)
 
     def ttl(self, txn: ReadTxn) -> float:
         return self.at.ttl(txn)
 
     def find(self, txn: ReadTxn, name: bytes) -> tuple[Node, Stat] | None:
         text = names.decode_str(name)
-        found = None if text is None else find_entry(self.entry, self.at.view(txn), self.parts, text)
+        view = self.at.view(txn)
+        found = None if text is None else find_entry(self.entry, view, self.parts, text)
         if found is None:
             return None
-        node = self._child(*found, name)
-        return node, node.stat(txn)
+        node = self.place(view, *found, name)
+        return node, node.stat_in(view, view.modified())
 
-    def _child(self, entry: File | Directory, parts: tuple[Any, ...], name: bytes) -> TypeDir | TypeFile:
-        path = (*self.path, name)
+    def place(
+        self, view: ReadView, entry: File | Made | Directory, parts: tuple[Any, ...], name: bytes
+    ) -> TypeDir | TypeFile | MadeFile:
+        """The node of what has this name here."""
+        ident, place = inodes.below(self.ident, name), self.at.context.inodes.place
         if isinstance(entry, Directory):
-            return TypeDir(self.at, entry, parts, path)
-        return TypeFile(self.at, entry, parts, path)
+            return place(TypeDir(self.at, entry, parts, ident))
+        if isinstance(entry, File):
+            return place(TypeFile(self.at, entry, parts, ident))
+        return place(MadeFile(self.at, entry, parts, ident)).current(view)
 
     def listing(self, txn: ReadTxn) -> Listing:
         return TypeRows(self, self.at.view(txn))
 
-    def rows(self, view: ReadView) -> Iterator[tuple[bytes, File | Directory, tuple[Any, ...]]]:
-        """(name, entry, parts) of all that is listed."""
-        for name, entry in self.entry.entries.items():
-            if entry.listed and is_shown(entry, view, self.parts):
-                yield os.fsencode(name), entry, self.parts
+    def groups(self, view: ReadView) -> Iterator[tuple[Sequence[str], Each | None]]:
+        """Names that are listed, and the pattern that they belong to; the fixed entries first."""
+        entries = self.entry.entries
+        yield [n for n, entry in entries.items() if entry.listed and is_shown(entry, view, self.parts)], None
         for each in self.entry.each:
             if each.listed and is_shown(each.entry, view, self.parts):
-                for text in each.names(view, *self.parts):
-                    name = names.encode_str(text)
-                    if len(name) <= names.MAX_NAME:
-                        yield name, each.entry, (*self.parts, each.parse(text))
+                found = each.names(view, *self.parts)
+                if isinstance(found, Numbered):
+                    yield found, each
+                else:
+                    yield [text for text in found if len(names.encode_str(text)) <= names.MAX_NAME], each
 
 
 class TypeRows(Listing):
-    """What a folder of a datatype's tree held when it was opened; sizes are computed as the listing is read."""
+    """What a folder of a datatype's tree held when it was opened; nodes and sizes are made as the listing is read."""
 
     def __init__(self, home: TypeDir, view: ReadView) -> None:
         self.home = home
-        self.rows = list(home.rows(view))
+        self.groups = list(home.groups(view))
 
     def entries(self, txn: ReadTxn, start: int) -> Iterator[tuple[bytes, Node, Stat]]:
         home = self.home
         view = home.at.view(txn)
-        place, modified = home.at.context.inodes.place, view.modified()
-        for name, entry, parts in self.rows[start:]:
-            node = place(home._child(entry, parts, name))
-            if isinstance(node, TypeFile):
-                try:
-                    yield name, node, node.stat_in(view, modified)
-                except DvidfsError:
-                    yield name, node, Stat(FILE, 0, modified, 0.0)  # opening it will tell
-            else:
-                yield name, node, Stat(DIR if view.frozen else OPEN_DIR, 0, modified, SOON)
+        above, modified = home.parts, view.modified()
+        folder = home.stat_in(view, modified)  # those below tell the same
+        for texts, each in self.groups:
+            for low in range(start, len(texts), BATCH):
+                batch = texts[low : low + BATCH]
+                for text, name in zip(batch, names.encode_all([os.fsencode(t) for t in batch]), strict=True):
+                    if each is None:
+                        node = home.place(view, home.entry.entries[text], above, name)
+                    else:
+                        node = home.place(view, each.entry, (*above, each.parse(text)), name)
+                    yield name, node, folder if isinstance(node, TypeDir) else stat_listed(node, view, modified)
+            start = max(0, start - len(texts))
+
+
+def stat_listed(node: TypeFile | MadeFile, view: ReadView, modified: int) -> Stat:
+    try:
+        return node.stat_in(view, modified)
+    except DvidfsError:
+        return Stat(FILE, 0, modified, 0.0)  # opening it will tell
 
 
 class TypeFile(Named):
@@ -111,9 +134,9 @@ class TypeFile(Named):
 
     __slots__ = ("at", "entry", "parts")
 
-    def __init__(self, at: At, entry: File, parts: tuple[Any, ...], path: tuple[bytes, ...]) -> None:
+    def __init__(self, at: At, entry: File, parts: tuple[Any, ...], ident: bytes) -> None:
         Node.__init__(self)
-        self.ident = at.prefix + inodes.identity(*path)
+        self.ident = ident
         self.at = at
         self.entry = entry
         self.parts = parts

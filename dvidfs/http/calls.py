@@ -131,6 +131,8 @@ def instance_row(kind: DataType, call: Call, node: Node, instance: Instance, hos
     if lockable and method in MUTATING and node.locked and instance.versioned and not call.caller.privileged:
         raise Locked(f'Cannot do {method} on endpoint "{keyword}" of locked node {node.uuid}')
     if row is not None:
+        if row.admin and not call.admin:
+            raise BadRequest(f'endpoint "{keyword}" requires admin privileges: give an admintoken')
         return row
     if keyword in kind.keywords:
         raise BadRequest(f'{keyword} endpoint does not support "{method.lower()}" HTTP verb')

@@ -13,13 +13,17 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from dvidfs.engine.engine import Engine
 from dvidfs.engine.graph import Instance
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OCTETS = "application/octet-stream"
 JSON = "application/json"
@@ -105,7 +109,7 @@ class Endpoint:
     empty answer. ``prepare(view, ...)`` takes the same and returns what ``run`` gets instead; it runs before the write
     lane, for work that needs no transaction. ``inline``: so short that it runs on the event loop, and in the fast
     lane. ``light(view, **parts, **query)``: whether a request of a row that is not inline is as short as that.
-    ``lockable`` False: allowed on committed versions though it is a POST. ``cached`` False: the answer
+    ``lockable`` False: allowed on committed versions though it is a POST. ``admin``: for administrators only. ``cached`` False: the answer
     depends on more than this instance, so it gets no ETag; so does one to which a query option of ``uncached`` is given. ``args``: parsers of path parts.
     """
 
@@ -122,6 +126,7 @@ class Endpoint:
     light: Callable[..., bool] | None = None
     lockable: bool = True
     throttled: bool = False
+    admin: bool = False
     cached: bool = True
     uncached: tuple[str, ...] = ()
     example: str = ""
@@ -180,6 +185,29 @@ Windows = Sequence[tuple[int, Buffer]]
 
 
 @dataclass(frozen=True)
+class Made:
+    """A file whose size is not known before all of it is made. ``parts`` are those of the ``Each`` above it.
+
+    ``make(view, *parts)`` gives it whole or in pieces; it may take long and runs in a thread. ``tag(view, *parts)``: what changes exactly when
+    the file does, found quickly; what was made is kept until then. Absent: ``view.stamp()``, which every change of the instance moves.
+    ``costly(view, *parts)``: it is made only when it is opened, and its size is told as 0 until then; absent: it is made as
+    soon as its size is asked for, as by a listing with sizes. ``mtime``, ``shown``, ``listed`` as of a file.
+    """
+
+    make: Callable[..., Buffer | Iterable[Buffer]]
+    tag: Callable[..., Hashable] | None = None
+    costly: Callable[..., bool] | None = None
+    mtime: Callable[..., int] | None = None
+    shown: Callable[..., bool] | None = None
+    listed: bool = True
+
+    def pieces(self, view: ReadView, parts: tuple[Any, ...]) -> Iterable[Buffer]:
+        """All of it, made now."""
+        made: Any = self.make(view, *parts)
+        return (made,) if isinstance(made, Buffer) else made
+
+
+@dataclass(frozen=True)
 class Keys:
     """One file per text key, byte for byte its value; sizes and times come from the index.
 
@@ -195,35 +223,61 @@ class Keys:
 class Each:
     """Entries that share a pattern. ``parse(name)`` gives the part that a name stands for, or None if it is none.
 
-    ``names(view)`` lists them in order; ``has(view, *parts)`` tells without listing. ``listed`` False: can be named,
-    is not listed.
+    ``names(view)`` lists them in order, without one of another entry here; where there may be very many, as a sequence that makes each name when it is asked for
+    (:class:`Numbered`). ``has(view, *parts)`` tells without listing, also of what ``names`` leaves out. ``listed`` False: can be
+    named, is not listed.
     """
 
     parse: Callable[[str], Any]
     names: Callable[..., Iterable[str]]
     has: Callable[..., bool]
-    entry: File | Directory
+    entry: File | Made | Directory
     listed: bool = True
+
+
+class Numbered(Sequence[str]):
+    """Names that are numbers with a suffix, each made when it is asked for. ``numbers``: (n), integers, in order."""
+
+    __slots__ = ("_numbers", "_suffix")
+
+    def __init__(self, numbers: NDArray[np.integer], suffix: str = "") -> None:
+        self._numbers = numbers
+        self._suffix = suffix
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        found, suffix = self._numbers[at].tolist(), self._suffix
+        return [f"{n}{suffix}" for n in found] if isinstance(at, slice) else f"{found}{suffix}"
+
+    def __iter__(self) -> Iterator[str]:
+        for low in range(0, len(self), 4096):
+            yield from self[low : low + 4096]
 
 
 @dataclass(frozen=True)
 class Directory:
     """Fixed entries by name, then patterns. ``shown``, ``listed`` as of a file."""
 
-    entries: Mapping[str, File | Directory] = field(default_factory=dict)
+    entries: Mapping[str, File | Made | Directory] = field(default_factory=dict)
     each: tuple[Each, ...] = ()
     shown: Callable[..., bool] | None = None
     listed: bool = True
 
 
-def is_shown(entry: File | Directory, view: ReadView, parts: tuple[Any, ...]) -> bool:
+def is_shown(entry: File | Made | Directory, view: ReadView, parts: tuple[Any, ...]) -> bool:
     """Whether an entry is there at this version; ``parts`` are those of the patterns above it."""
     return entry.shown is None or entry.shown(view, *parts)
 
 
 def find_entry(
     folder: Directory, view: ReadView, parts: tuple[Any, ...], name: str
-) -> tuple[File | Directory, tuple[Any, ...]] | None:
+) -> tuple[File | Made | Directory, tuple[Any, ...]] | None:
     """The entry of that name and its parts, or None."""
     entry = folder.entries.get(name)
     if entry is not None:
@@ -236,12 +290,12 @@ def find_entry(
 
 
 def find_file(folder: Directory, view: ReadView, path: Sequence[str]) -> tuple[File, tuple[Any, ...]]:
-    """The file at a path below a folder, and its parts.
+    """The file at a path below a folder, and its parts. One whose size is not known before is made here.
 
     Raises:
         NotFound: there is none, or it is a folder.
     """
-    entry: File | Directory = folder
+    entry: File | Made | Directory = folder
     parts: tuple[Any, ...] = ()
     for name in path:
         found = find_entry(entry, view, parts, name) if isinstance(entry, Directory) else None
@@ -250,7 +304,17 @@ def find_file(folder: Directory, view: ReadView, path: Sequence[str]) -> tuple[F
         entry, parts = found
     if isinstance(entry, Directory):
         raise NotFound(f"{'/'.join(path) or 'this'} is a folder: name a file in it")
-    return entry, parts
+    return (_finished(b"".join(entry.pieces(view, parts))) if isinstance(entry, Made) else entry), parts
+
+
+def _finished(data: bytes) -> File:
+    """A file that holds just this."""
+
+    def read(_view: ReadView, *given: Any) -> Buffer:
+        *_, offset, length = given
+        return data[offset : offset + length]
+
+    return File(lambda _view, *_parts: len(data), read)
 
 
 # -- datatypes ---------------------------------------------------------------------------------------------------

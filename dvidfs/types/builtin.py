@@ -9,9 +9,10 @@ from dvidfs.types.base import DataType, Registry
 from dvidfs.types.common import common_endpoints
 from dvidfs.types.imageblk import IMAGE_TYPES
 from dvidfs.types.keyvalue import KEYVALUE
+from dvidfs.types.labelmap import LABELMAP
 from dvidfs.types.roi import ROI
 
-BUILTIN_TYPES = (KEYVALUE, *IMAGE_TYPES, ROI)
+BUILTIN_TYPES = (KEYVALUE, *IMAGE_TYPES, LABELMAP, ROI)
 
 
 def complete(kind: DataType) -> DataType:

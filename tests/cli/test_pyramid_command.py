@@ -101,7 +101,7 @@ def test_a_service_makes_what_is_left_to_it(tmp_path: Path):
 def test_a_killed_one_goes_on(tmp_path: Path, resumed: str):
     store, voxels = new_store(tmp_path, side=96, block=8)
     words = ["pyramid", str(store), "a", "gray", "--scales", "3"]
-    small = "import dvidfs.types.imageblk.pyramid as p; p.STEP_BYTES = 8192"
+    small = "import dvidfs.types.pyramids.work as w; w.STEP_BYTES = 8192"
     code = f"import sys; {small}; from dvidfs.__main__ import main; sys.argv = ['dvidfs', *{words}]; main()"
     with subprocess.Popen([live.DVIDFS[0], "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         try:

@@ -147,6 +147,7 @@ def _inject(faults: Path) -> None:
 async def _serve(store: Path, point: Path, options: dict[str, Any]) -> None:
     import trio
     from fakes import GRID
+    from shelf import SHELF
 
     from dvidfs.engine import open_engine
     from dvidfs.fuse.mount import MountOptions, serve_mount
@@ -160,7 +161,7 @@ async def _serve(store: Path, point: Path, options: dict[str, Any]) -> None:
             nursery.start_soon(engine.run)
 
             async def mount(task_status: trio.TaskStatus[Path]) -> None:
-                registry = Registry((*BUILTIN_TYPES, GRID))
+                registry = Registry((*BUILTIN_TYPES, GRID, SHELF))
                 await serve_mount(engine, registry, point, MountOptions(**options), task_status=task_status)
                 nursery.cancel_scope.cancel()
 

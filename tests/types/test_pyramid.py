@@ -34,10 +34,11 @@ from dvidfs.errors import BadRequest, Conflict, Locked
 from dvidfs.types.builtin import registry
 from dvidfs.types.geometry import Box, span
 from dvidfs.types.imageblk import check_blocks, pyramid, requests
-from dvidfs.types.imageblk.coarse import Coarse
 from dvidfs.types.imageblk.kinds import KINDS
-from dvidfs.types.imageblk.scales import SEAL
 from dvidfs.types.imageblk.volume import Volume
+from dvidfs.types.pyramids import work
+from dvidfs.types.pyramids.level import Level
+from dvidfs.types.pyramids.scales import SEAL, extents_at
 
 Coord = tuple[int, int, int]
 
@@ -217,14 +218,14 @@ class History(RuleBasedStateMachine):
                 assert pyramid.build(self.engine, case.uuid, case.name, count) == count
         except Conflict:
             return
-        version.scales = case.read(pyramid.scales)
+        version.scales = case.read(pyramid.ready)
         assert version.scales in (count, version.ready)
 
     @rule()
     def drain(self):
         run_waiting(self.engine)
         for version in self.all:
-            version.scales = version.case.read(pyramid.scales)
+            version.scales = version.case.read(pyramid.ready)
 
     @rule(target=versions, version=versions, branch=st.booleans())
     def child(self, version: Version, branch: bool):
@@ -255,20 +256,18 @@ class History(RuleBasedStateMachine):
 
     def compare(self, version: Version) -> None:
         case = version.case
-        assert case.read(pyramid.scales) == version.ready
+        assert case.read(pyramid.ready) == version.ready
         if not version.ready or version.extents is None:
             return
         try:
             voxels, box = version.voxels(self.block, self.kind.dtype, max(1, len(self.kind.values)))
         except Conflict:
             with pytest.raises(Conflict):
-                case.read(
-                    lambda view: Volume.of(view, version.ready).read(pyramid.extents_at(version.extents, version.ready))
-                )
+                case.read(lambda view: Volume.of(view, version.ready).read(extents_at(version.extents, version.ready)))
             return
         for scale in range(1, version.ready + 1):
             voxels, box = mean(voxels, box)
-            assert box == pyramid.extents_at(version.extents, scale)
+            assert box == extents_at(version.extents, scale)
             around = span(tuple(n - 2 for n in box.offset), tuple(n + 2 for n in box.stop))  # type: ignore[arg-type]
             found = case.read(lambda view, s=scale, b=around: self.kind.split(Volume.of(view, s).read(b)))
             expected = np.zeros((*around.shape, voxels.shape[3]), voxels.dtype)
@@ -280,8 +279,8 @@ class History(RuleBasedStateMachine):
 
 
 def test_any_history_shows_the_means(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pyramid, "QUIET_SECONDS", 0)
-    monkeypatch.setattr(pyramid, "STEP_BYTES", 4000)
+    monkeypatch.setattr(work, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(work, "STEP_BYTES", 4000)
     History.engine = engine
     run_state_machine_as_test(
         History,
@@ -302,7 +301,7 @@ GRID = Box((0, 0, 0), (16, 16, 16))
 @pytest.fixture
 def case(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A volume of 4 x 4 x 4 blocks without scales."""
-    monkeypatch.setattr(pyramid, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(work, "QUIET_SECONDS", 0)
     case = Case.new(engine, BlockSize="4,4,4")
     case.post_raw(np.random.default_rng(1).integers(0, 256, GRID.shape).astype("u1"), (0, 0, 0))
     return case
@@ -311,7 +310,7 @@ def case(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Case:
 def read(case: Case, scale: int) -> np.ndarray:
     def look(view: ReadView) -> np.ndarray:
         volume = Volume.of(view, scale)
-        return volume.read(pyramid.extents_at(GRID, scale))
+        return volume.read(extents_at(GRID, scale))
 
     return case.read(look)
 
@@ -324,7 +323,7 @@ def expected(case: Case, scale: int) -> np.ndarray:
 
 
 def is_right(case: Case) -> bool:
-    return all(np.array_equal(read(case, s), expected(case, s)) for s in range(case.read(pyramid.scales) + 1))
+    return all(np.array_equal(read(case, s), expected(case, s)) for s in range(case.read(pyramid.ready) + 1))
 
 
 def paint(case: Case, at: Coord, value: int) -> None:
@@ -352,7 +351,7 @@ def test_a_merge_shows_what_a_side_without_scales_wrote(case: Case, later: bool)
     one.commit()
     other.commit()
     merged = one.merge(other)
-    assert merged.read(pyramid.scales) == 2
+    assert merged.read(pyramid.ready) == 2
     assert is_right(merged)
     assert merged.read(pyramid.pending) == 2
     if later:
@@ -436,7 +435,7 @@ def test_an_administrator_may_change_what_scales_were_made_of(case: Case):
 
 
 def test_scales_are_shown_when_they_are_complete(case: Case, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(pyramid, "STEP_BYTES", 1024)
+    monkeypatch.setattr(work, "STEP_BYTES", 1024)
     case.write(pyramid.post_pyramid, {"scales": 2})
     (job,) = waiting(case)
     args = pyramid.step(case.engine, dict(job.args))
@@ -465,15 +464,15 @@ def test_what_is_written_while_a_block_is_made_wins(case: Case, monkeypatch: pyt
     if drain:
         make(case)
         paint(case, (0, 0, 0), 1)
-    plain = Coarse.make
+    plain = Level.make
 
-    def make_and_write(volume: Coarse, wanted: list[bytes]):
+    def make_and_write(volume: Level, wanted: list[bytes]):
         made = list(plain(volume, wanted))
-        monkeypatch.setattr(Coarse, "make", plain)
+        monkeypatch.setattr(Level, "make", plain)
         paint(case, (0, 0, 0), 250)
         return iter(made)
 
-    monkeypatch.setattr(Coarse, "make", make_and_write)
+    monkeypatch.setattr(Level, "make", make_and_write)
     if drain:
         (job,) = waiting(case)
         pyramid.step(case.engine, dict(job.args))
@@ -576,7 +575,7 @@ def test_without_a_number_there_are_as_many_as_it_takes(engine: Engine):
     assert case.write(pyramid.post_pyramid, None) == {"scales": 0, "building": 3}
     run_waiting(engine)
     assert case.read(pyramid.get_pyramid) == {"scales": 3, "pending": False}
-    assert case.read(pyramid.get_pyramid)["scales"] == case.read(pyramid.scales)
+    assert case.read(pyramid.get_pyramid)["scales"] == case.read(pyramid.ready)
 
 
 @pytest.mark.parametrize("damage", ["cut", "other"])

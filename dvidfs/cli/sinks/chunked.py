@@ -24,9 +24,9 @@ from dvidfs.cli.sinks.layouts import Layout
 from dvidfs.errors import BadRequest, Corrupt, DvidfsError, NotFound, Unreachable
 from dvidfs.kernels import means
 from dvidfs.types.geometry import Box, Point
-from dvidfs.types.imageblk.scales import extents_at
 from dvidfs.types.proxy.places import Place
 from dvidfs.types.proxy.reach import library
+from dvidfs.types.pyramids.scales import extents_at
 from dvidfs.types.volumes.source import Shape
 
 PART = 32 << 20

@@ -22,7 +22,6 @@ from dvidfs.errors import Conflict, DvidfsError
 from dvidfs.types.base import OCTETS, Body, DataType, Endpoint, Param, flag, whole
 from dvidfs.types.imageblk import extents, files, light, proxies, pyramid, requests, settings
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
-from dvidfs.types.imageblk.scales import JOB
 from dvidfs.types.imageblk.volume import Volume
 from dvidfs.types.volumes.tree import file_endpoints
 
@@ -227,7 +226,7 @@ def image_type(kind: VoxelKind) -> DataType:
         implied_compression=proxies.compression,
         verify=check_blocks,
         warm=_warm,
-        jobs={JOB: pyramid.step},
+        jobs={pyramid.JOB: pyramid.step},
     )
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from dvidfs.engine import journal
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.types.geometry import Box, Point
-from dvidfs.types.imageblk import extents
-from dvidfs.types.imageblk.scales import extents_at, scales
+from dvidfs.types.imageblk import extents, pyramid
 from dvidfs.types.imageblk.volume import Volume, is_proxied, put_blocks
+from dvidfs.types.pyramids.scales import extents_at
 from dvidfs.types.volumes.source import Source
 from dvidfs.types.volumes.tree import volume_tree
 
@@ -34,5 +34,5 @@ def _writable(view: ReadView) -> bool:
     return not is_proxied(view.instance.settings)
 
 
-SOURCE = Source(Volume.of, _extents, scales, _change, _record, _writable)
+SOURCE = Source(Volume.of, _extents, pyramid.ready, _change, _record, _writable)
 TREE = volume_tree(SOURCE)

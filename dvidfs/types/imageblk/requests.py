@@ -38,11 +38,13 @@ from dvidfs.types.geometry import (
     parse_point,
     parse_size,
 )
-from dvidfs.types.imageblk import extents, pictures, scales, settings
+from dvidfs.types.imageblk import extents, pictures, settings
+from dvidfs.types.imageblk.coarse import PYRAMID
 from dvidfs.types.imageblk.masked import Edge, MaskedVolume, joined, select
 from dvidfs.types.imageblk.pictures import Window
 from dvidfs.types.imageblk.volume import PIECE_BYTES, Payload, Volume, as_bytes, check_writable, is_proxied, put_blocks
 from dvidfs.types.pieces import Spool
+from dvidfs.types.pyramids import marks, scales
 from dvidfs.types.roi.mask import Mask
 
 MAX_ROWS = 1 << 22
@@ -91,7 +93,7 @@ def _window(
     if not plane.is_volume:
         picture = parse_format(form)
         if squared:
-            return _squared(view, volume, dims, box, offset, picture)
+            return squared_content(view, volume, dims, box, offset, picture)
         return pictures.slice_content(volume, plane, box, picture)
     if form in ("jpg", "jpeg"):
         x, y, z = box.size
@@ -102,7 +104,7 @@ def _window(
     return Content(volume.stream(box), OCTETS, n)
 
 
-def _squared(view: ReadView, volume: Window, dims: str, box: Box, offset: str, form: PictureFormat) -> Content:
+def squared_content(view: ReadView, volume: Window, dims: str, box: Box, offset: str, form: PictureFormat) -> Content:
     plane = parse_plane(dims)
     width, height = (box.size[axis] for axis in plane.axes)
     voxel = view.instance.settings["VoxelSize"]
@@ -358,7 +360,7 @@ def post_extents(view: WriteView, body: Buffer) -> None:
     lower = {name.lower(): value for name, value in given.items()}
     first, last = (_corner(lower.get(name.lower()), name) for name in ("MinPoint", "MaxPoint"))
     extents.replace(view, settings.corner_box(first, last))
-    scales.recheck(view)
+    marks.recheck(PYRAMID, view)
     journal.record(view, "post-extents", MinPoint=first, MaxPoint=last)
 
 

@@ -11,16 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dvidfs.engine import keys
 from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
-from dvidfs.engine.values import Prepared, Staged
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import Conflict, Locked
 from dvidfs.kernels import blocks as kernel
@@ -28,9 +25,11 @@ from dvidfs.types import workers
 from dvidfs.types.formats import blockform
 from dvidfs.types.formats.blockform import BlockForm, Bytes
 from dvidfs.types.geometry import Box, Point, covering_blocks
-from dvidfs.types.imageblk import places, scales
+from dvidfs.types.imageblk import places
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
 from dvidfs.types.imageblk.places import Located
+from dvidfs.types.pyramids import marks
+from dvidfs.types.pyramids.blocks import Blocks, Payload, coords_of, put
 
 PIECE_BYTES = 32 << 20
 """No piece of an answer is larger."""
@@ -38,11 +37,6 @@ LIGHT_BYTES = 2 << 20
 """Layers of blocks are joined to pieces of about this size: large enough to share out, small enough to overlap."""
 REMOTE = "Remote"
 """The private setting of an instance whose voxels live elsewhere: what is known of that place."""
-_AT_ONCE = 256
-"""Blocks are handed to the store in portions of so many."""
-Payload = Buffer | Prepared | Staged
-"""A block to be stored: its bytes, or that they lie in the store already."""
-_KEY = np.dtype([("scale", "u1"), ("zyx", ">u4", 3)])
 
 
 @dataclass(frozen=True)
@@ -75,9 +69,10 @@ class Volume:
         block: Point = tuple(settings["BlockSize"])
         return cls(view, KINDS[view.instance.type], block, form, settings["Background"])
 
-    def key(self, coord: Point) -> bytes:
-        """The key of a block (x, y, z) of this scale."""
-        return keys.encode_block(self.scale, *coord)
+    @cached_property
+    def level(self) -> Blocks:
+        """The stored blocks."""
+        return Blocks(self.view, self.scale)
 
     @cached_property
     def block_bytes(self) -> int:
@@ -129,58 +124,34 @@ class Volume:
 
     def load_spans(self, blocks: Box) -> list[tuple[bytes, Buffer]]:
         """Keys and payloads of the stored blocks within a box of blocks, z slowest."""
-        return self.view.load_spans(Family.BLOCK, self.spans(blocks))
-
-    def spans(self, blocks: Box) -> Iterator[tuple[bytes, bytes]]:
-        """Ranges of keys that hold a box of blocks: one for each row along x."""
-        (x0, _, _), (x1, _, _) = blocks.offset, blocks.last
-        for z in range(blocks.offset[2], blocks.stop[2]):
-            for y in range(blocks.offset[1], blocks.stop[1]):
-                yield self.key((x0, y, z)), keys.after(self.key((x1, y, z)))
+        return self.level.load_spans(blocks)
 
     def payload(self, coord: Point) -> Buffer | None:
         """The payload of one block (x, y, z), or None."""
-        return self.view.get(Family.BLOCK, self.key(coord))
+        return self.level.payload(coord)
 
     def payloads(self, coords: Sequence[Point]) -> list[Buffer | None]:
         """The payloads of blocks (x, y, z), None for one that is not stored."""
         kept = self._kept()
         found = kept.pick(self._owner, coords) if kept is not None else None
         if found is None:
-            found = self.view.load_keys(Family.BLOCK, [self.key(coord) for coord in coords])
+            found = self.level.payloads(coords)
             if kept is not None:
                 kept.note(self._owner, coords, self._survey)
         return found
 
     def has(self, blocks: Box) -> bool:
         """Whether any of these blocks is stored."""
-        at: Point | None = blocks.offset
-        stop = keys.after(self.key(blocks.last))
-        while at is not None:
-            try:
-                found = next(self.view.scan(Family.BLOCK, self.key(at), stop, _refuse), None)
-                enc = found.enc if found is not None else None
-            except Conflict as conflict:  # it is there, and reading it says what is the matter
-                enc = conflict.key
-            if enc is None:
-                return False
-            _, x, y, z = keys.decode_block(enc)
-            at = blocks.from_here((x, y, z))
-            if at == (x, y, z):
-                return True
-        return False
+        return self.level.has(blocks)
 
     def coords(self) -> Iterator[Point]:
         """Coordinates (x, y, z) of the stored blocks, z slowest."""
-        scale = bytes([self.scale])
-        for key in self.view.names(Family.BLOCK, scale, keys.after(scale)):
-            _, x, y, z = keys.decode_block(key)
-            yield x, y, z
+        return self.level.coords()
 
     def mtime(self, coord: Point) -> int:
         """When a block was stored, in ns; the volume's last change where parents of a merge disagree."""
         try:
-            entry = self.view.find(Family.BLOCK, self.key(coord))
+            entry = self.view.find(Family.BLOCK, self.level.key(coord))
         except Conflict:
             entry = None
         return entry.mtime if entry is not None else self.view.modified()
@@ -267,27 +238,10 @@ def put_blocks(view: WriteView, blocks: Iterable[tuple[Point, Payload]]) -> None
 
     Whatever writes voxels does it through here.
     """
+    from dvidfs.types.imageblk.coarse import PYRAMID
+
     check_writable(view)
-    waiting, written = iter(blocks), []
-    while part := list(islice(waiting, _AT_ONCE)):
-        payloads = {keys.encode_block(0, *coord): _ready(payload) for coord, payload in part}
-        view.put_many(Family.BLOCK, [(enc, value, b"") for enc, value in sorted(payloads.items())])
-        written += [coord for coord, _ in part]
-    scales.mark(view, written)
-
-
-def _ready(payload: Payload) -> Prepared | Staged:
-    return payload if isinstance(payload, Prepared | Staged) else Prepared(payload, len(payload))
-
-
-def coords_of(encoded: Sequence[bytes]) -> NDArray[np.int64]:
-    """Block coordinates (n, 3), (z, y, x), of keys."""
-    table = np.frombuffer(b"".join(encoded), _KEY)
-    return table["zyx"].astype(np.int64) - keys.BIAS
-
-
-def _refuse(conflict: Conflict) -> None:
-    raise conflict
+    marks.mark(PYRAMID, view, put(view, 0, blocks))
 
 
 def is_proxied(settings: Mapping[str, Any]) -> bool:

@@ -1,0 +1,219 @@
+"""Bodies: which supervoxels each holds, how large it is, who changed it last; and its index, joined from its supervoxels.
+
+At first a body holds the supervoxel of its own number. Its rows in the ledger tell which supervoxels came since and which
+left (of several that name one the newest counts), so merging into a large body appends what came and nothing else.
+Decides how these rows lie in the store; who writes them is :mod:`~dvidfs.types.labelmap.ingest`, :mod:`~dvidfs.types.labelmap.mutate`
+and :mod:`~dvidfs.types.labelmap.splits`. What was put together is kept under the newest row of the body, up to a stated size.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from dvidfs.engine import ledger
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.errors import NotFound
+from dvidfs.types.labelmap import index
+from dvidfs.types.labelmap.books import Book, totals
+from dvidfs.types.labelmap.columns import ABSENT, U64s
+from dvidfs.types.labelmap.held import Held
+from dvidfs.types.labelmap.index import Counts
+
+_HEAD = struct.Struct("<qIIHHB3x")
+"""Time ns, supervoxels that came, that left, bytes of user and app, 1 if the index was changed by a mutation of bodies."""
+_NONE = np.zeros(0, np.uint64)
+HELD = Held(64 << 20)
+"""Members and indices of bodies."""
+
+
+class LastChange(NamedTuple):
+    """Who changed a body last: zeros and empty strings if no mutation of bodies has."""
+
+    mutation: int = 0
+    time: int = 0
+    user: str = ""
+    app: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a row says: supervoxels that came and that left; ``told``: it counts as a change of the body (ingest does not)."""
+
+    came: U64s
+    left: U64s
+    time: int
+    user: str = ""
+    app: str = ""
+    told: bool = True
+
+    def pack(self) -> bytes:
+        user, app = self.user.encode()[:65535], self.app.encode()[:65535]
+        head = _HEAD.pack(self.time, len(self.came), len(self.left), len(user), len(app), self.told)
+        return head + user + app + self.came.astype("<u8").tobytes() + self.left.astype("<u8").tobytes()
+
+    @classmethod
+    def parse(cls, row: bytes) -> Change:
+        when, n, m, u, a, told = _HEAD.unpack_from(row)
+        at = _HEAD.size
+        user, app = row[at : at + u].decode(errors="replace"), row[at + u : at + u + a].decode(errors="replace")
+        ids = np.frombuffer(row, "<u8", n + m, at + u + a)
+        return cls(ids[:n], ids[n:], when, user, app, bool(told))
+
+
+class Members(NamedTuple):
+    """The supervoxels of a body, ascending, and the mutation that put each there (0: it always was)."""
+
+    supervoxels: U64s
+    since: U64s
+
+    @property
+    def nbytes(self) -> int:
+        return self.supervoxels.nbytes + self.since.nbytes
+
+
+# ---------------------------------------------------------------- reading
+
+
+def size(view: ReadView, body: int) -> int:
+    """Voxels of a body; 0 if there is none of that number."""
+    found = totals(view).one(body)
+    return 0 if found == ABSENT else found
+
+
+def sizes(view: ReadView, bodies: U64s) -> U64s:
+    return totals(view).get(bodies, 0)
+
+
+def members(view: ReadView, body: int) -> Members:
+    """The supervoxels of a body; none if there is no such body."""
+    at = ledger.stamp(view, Book.BODY, body)
+    if at is None:
+        own = np.array([body] if size(view, body) else [], np.uint64)
+        return Members(own, np.zeros(len(own), np.uint64))
+    key = ("members", view.instance.id, view.version, body, at, view.graph.history)
+    return HELD.get(view, key, lambda: _members(ledger.rows(view, Book.BODY, body), body))
+
+
+def _members(rows: list[ledger.Row], body: int) -> Members:
+    ids, since, came = [], [], []
+    for row in rows:  # newest first: the first word on a supervoxel counts
+        change = Change.parse(row.data)
+        ids += [change.came, change.left]
+        since.append(np.full(len(change.came) + len(change.left), row.mutation, np.uint64))
+        came.append(np.arange(len(change.came) + len(change.left)) < len(change.came))
+    ids.append(np.array([body], np.uint64))
+    since.append(np.zeros(1, np.uint64))
+    came.append(np.ones(1, bool))
+    found, first = np.unique(np.concatenate(ids), return_index=True)
+    there = np.concatenate(came)[first]
+    return Members(found[there], np.concatenate(since)[first[there]])
+
+
+def last_change(view: ReadView, body: int) -> LastChange:
+    """Who changed a body last, of mutations that tell."""
+    for row in ledger.rows(view, Book.BODY, body):
+        change = Change.parse(row.data)
+        if change.told:
+            return LastChange(row.mutation, change.time, change.user, change.app)
+    return LastChange()
+
+
+def of_supervoxel(view: ReadView, supervoxel: int) -> Counts:
+    """The index of one supervoxel."""
+    codes, counts = index.blocks_of(view, supervoxel)
+    return Counts(np.full(len(codes), supervoxel, np.uint64), codes, counts)
+
+
+def of_body(view: ReadView, body: int) -> Counts:
+    """The index of a body, by block and supervoxel; nothing if there is no such body."""
+    at = ledger.stamp(view, Book.BODY, body)
+    if at is None:
+        return of_supervoxel(view, body) if size(view, body) else index.NO_COUNTS
+    key = ("index", view.instance.id, view.version, body, at, view.graph.history)
+    return HELD.get(view, key, lambda: _joined(view, body))
+
+
+def _joined(view: ReadView, body: int) -> Counts:
+    rows = index.counts_of(view, members(view, body).supervoxels)
+    return rows.take(np.lexsort((rows.supervoxels, rows.codes)))
+
+
+def former(view: ReadView, body: int, until: int) -> Counts:
+    """The index of a body as it was after the mutation ``until`` of this version."""
+    held = _members(ledger.rows(view, Book.BODY, body, until=until), body).supervoxels
+    parts = []
+    for number in held.tolist():
+        codes, counts = index.latest([row.data for row in ledger.rows(view, Book.SUPERVOXEL, number, until=until)])
+        parts.append(Counts(np.full(len(codes), number, np.uint64), codes, counts))
+    rows = index.joined(parts)
+    return rows.take(np.lexsort((rows.supervoxels, rows.codes)))
+
+
+def blocks(rows: Counts) -> U64s:
+    """The blocks of an index, each once, ascending."""
+    return np.unique(rows.codes)
+
+
+def need(view: ReadView, body: int) -> Counts:
+    """The index of a body. Raises NotFound (with an empty text, as clients expect) if there is none."""
+    rows = of_body(view, body)
+    if not len(rows):
+        raise NotFound("")
+    return rows
+
+
+# ---------------------------------------------------------------- writing
+
+
+class Changes:
+    """Changes of bodies that one mutation makes, written together."""
+
+    def __init__(self, view: WriteView, mutation: int, *, told: bool = True) -> None:
+        self._view, self._mutation, self._told = view, mutation, told
+        self._came: dict[int, list[U64s]] = {}
+        self._left: dict[int, list[U64s]] = {}
+        self._gone: list[U64s] = []
+
+    def come(self, body: int, supervoxels: U64s) -> None:
+        """Supervoxels come to a body that is there."""
+        self._came.setdefault(body, []).append(supervoxels)
+
+    def found(self, body: int, supervoxels: U64s) -> None:
+        """A body begins, or begins anew, with these supervoxels alone."""
+        self.leave(body, np.append(members(self._view, body).supervoxels, np.uint64(body)))
+        self.come(body, supervoxels)
+
+    def leave(self, body: int, supervoxels: U64s) -> None:
+        """Supervoxels leave a body; one that comes in the same mutation stays."""
+        self._left.setdefault(body, []).append(supervoxels)
+
+    def leave_alone(self, bodies: U64s) -> None:
+        """Each of many bodies loses the supervoxel of its number, and nothing else happens to it."""
+        self._gone.append(bodies)
+
+    def note(self, body: int) -> None:
+        """The body's index has changed, but not which supervoxels it holds."""
+        if ledger.stamp(self._view, Book.BODY, body) is not None:
+            self.come(body, _NONE)
+
+    def write(self) -> None:
+        """Raises nothing; writes each body once."""
+        view, rows = self._view, dict[int, bytes]()
+        for body in {*self._came, *self._left}:
+            came = np.unique(np.concatenate([_NONE, *self._came.get(body, ())]))
+            left = np.setdiff1d(np.concatenate([_NONE, *self._left.get(body, ())]), came)
+            rows[body] = self._row(came, left)
+        gone = np.concatenate([_NONE, *self._gone])
+        if len(gone):
+            head = self._row(_NONE, np.zeros(1, np.uint64))[:-8]
+            text = gone.astype("<u8").tobytes()
+            rows.update(zip(gone.tolist(), (head + text[at : at + 8] for at in range(0, len(text), 8)), strict=True))
+        ids = sorted(rows)
+        ledger.append(view, Book.BODY, self._mutation, np.array(ids, np.uint64), [rows[body] for body in ids])
+
+    def _row(self, came: U64s, left: U64s) -> bytes:
+        return Change(came, left, self._view.txn.now, self._view.user, self._view.app, self._told).pack()

@@ -1,0 +1,106 @@
+"""Blocks of supervoxels coming in: what they change in the index, in totals and in bodies, in the transaction that stores them.
+
+A block is counted before the write lane; here is decided what its counts mean beside what was there. Counts of a block replace
+those of the block that it replaces (the original adds them up, so that writing a block twice counts it twice).
+Supervoxels are counted to the body that the mapping names; one that the mapping says is gone (0) to none. Invariant:
+index, totals and membership say the same when the transaction ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from dvidfs.engine import ledger
+from dvidfs.engine.versions import WriteView
+from dvidfs.types.labelmap import bodies, columns, index
+from dvidfs.types.labelmap.books import Book, mapping, totals
+from dvidfs.types.labelmap.columns import Column, U64s, pairs
+from dvidfs.types.labelmap.index import Counts
+
+
+def recount(view: WriteView, mutation: int, blocks: U64s, after: Counts, replaced: U64s) -> None:
+    """The blocks (codes) hold these counts from now on.
+
+    ``replaced``: supervoxels that blocks which are overwritten held, which may have lost voxels there.
+    """
+    bodies_of, sizes = mapping(view), totals(view)
+    supervoxels = np.unique(np.concatenate((after.supervoxels, replaced)))
+    targets = bodies_of.get(supervoxels, supervoxels)
+    known = _perhaps_known(supervoxels, targets, replaced, sizes)
+    before = index.counts_of(view, supervoxels[known])
+    here = before.take(np.isin(before.codes, blocks))
+    rows = index.change(here, after)
+    index.append(view, mutation, rows)
+    had = index.sizes_of(before, supervoxels)
+    has = had - index.sizes_of(here, supervoxels) + index.sizes_of(after, supervoxels)
+    _move(view, mutation, supervoxels, targets, had, has, sizes)
+
+
+def _perhaps_known(supervoxels: U64s, targets: U64s, replaced: U64s, sizes: Column) -> U64s:
+    """Which supervoxels may have rows already: all but those that are their own body, and no body yet."""
+    fresh = (targets == supervoxels) & (sizes.get(supervoxels, 0) == 0)
+    return ~fresh | np.isin(supervoxels, replaced)
+
+
+def _move(
+    view: WriteView, mutation: int, supervoxels: U64s, targets: U64s, had: U64s, has: U64s, sizes: Column
+) -> None:
+    """Totals follow, and bodies gain supervoxels that are new, and lose those that have no voxels any more."""
+    told = (had != has) & (targets != 0)
+    supervoxels, targets, had, has = supervoxels[told], targets[told], had[told], has[told]
+    if not len(supervoxels):
+        return
+    changes = bodies.Changes(view, mutation, told=False)
+    if (targets != supervoxels).any() or not ledger.is_empty(view, Book.BODY):
+        targets = _holders(view, supervoxels, targets, had)
+        _join(view, changes, supervoxels, targets, had, has)
+    touched, of = np.unique(targets, return_inverse=True)
+    totalled = sizes.get(touched, 0)
+    np.add.at(totalled, of, has - had)  # unsigned numbers wrap around and come back
+    changes.write()
+    columns.append(view, Book.TOTALS, mutation, pairs(touched, totalled))
+
+
+def _holders(view: WriteView, supervoxels: U64s, targets: U64s, had: U64s) -> U64s:
+    """The bodies that the voxels are counted to: one that was its own body when a mapping was posted still is."""
+    targets = targets.copy()
+    for i in np.flatnonzero((targets != supervoxels) & (had > 0)).tolist():
+        number = supervoxels[i]
+        if number not in bodies.members(view, int(targets[i])).supervoxels:
+            if number in bodies.members(view, int(number)).supervoxels:
+                targets[i] = number
+            else:
+                had[i] = 0  # it comes with all of its voxels
+    return targets
+
+
+def _join(view: WriteView, changes: bodies.Changes, supervoxels: U64s, targets: U64s, had: U64s, has: U64s) -> None:
+    order = np.argsort(targets, kind="stable")
+    cuts = np.flatnonzero(np.diff(targets[order])) + 1
+    for part in np.split(order, cuts):
+        body = int(targets[part[0]])
+        own = len(part) == 1 and int(supervoxels[part[0]]) == body
+        if own and ledger.stamp(view, Book.BODY, body) is None:
+            continue
+        came, left = supervoxels[part][had[part] == 0], supervoxels[part][has[part] == 0]
+        held = bodies.members(view, body).supervoxels if len(came) else came
+        came = np.setdiff1d(came, held)
+        if len(came):
+            changes.come(body, came)
+        if len(left):
+            changes.leave(body, left)
+        changes.note(body)
+
+
+def counted(parts: Iterable[tuple[int, U64s, U64s]]) -> Counts:
+    """Counts out of (block code, labels, voxels of each label); label 0 and labels without voxels do not count."""
+    rows = []
+    for code, labels, voxels in parts:
+        there = (voxels > 0) & (labels != 0)
+        found, of = np.unique(labels[there], return_inverse=True)
+        summed = np.zeros(len(found), np.uint64)
+        np.add.at(summed, of, voxels[there].astype(np.uint64))
+        rows.append(Counts(found, np.full(len(found), code, np.uint64), summed.astype(np.uint32)))
+    return index.joined(rows)

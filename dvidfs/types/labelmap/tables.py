@@ -1,0 +1,463 @@
+"""The requests that a labelmap answers, one row each; help, docs and the API description are read from here."""
+
+from __future__ import annotations
+
+from dvidfs.types.base import OCTETS, PLAIN, Body, Endpoint, Param, flag
+from dvidfs.types.imageblk import requests as images
+from dvidfs.types.labelmap import blocks, edits, lists, log, points, windows
+from dvidfs.types.labelmap.blocks import scale_of
+
+
+def is_true(text: str) -> bool:
+    return text == "true"
+
+
+THROTTLE = Param("throttle", flag, False, "true: refuse (503) if too many such calls run")
+SCALE = Param("scale", scale_of, 0, "each has half the voxels of the one below along each axis")
+SUPERVOXELS = Param("supervoxels", is_true, False, "true: supervoxels, not the bodies that they are mapped to")
+HASH = Param("hash", default="", help="MD5 of the body: another body is refused")
+ROI = Param("roi", default="", help="name of a roi instance: blocks outside are left out")
+STREAM = "A record: int32 x, y, z (in blocks), int32 n, then n bytes of payload."
+DIMS = "dims: xy, xz, yz, or 0_1_2 for a volume; size: w_h or x_y_z; offset: x_y_z. "
+BLOCKS_OUT = Param(
+    "compression", default="blocks", help="blocks: gzip of label blocks; lz4, gzip, uncompressed: voxels"
+)
+VOXELS = Param(
+    "compression", default="", help="lz4, gzip, google or googlegzip (neuroglancer's form); without it plain"
+)
+
+VOXEL_ROWS = (
+    Endpoint(
+        "GET",
+        "blocks/{size}/{offset}",
+        blocks.get_blocks,
+        "The stored blocks of a volume, as a stream of records.",
+        query=(
+            Param("compression", default="lz4", help="lz4, gzip, uncompressed: voxels; blocks: gzip of label blocks"),
+            SCALE,
+            SUPERVOXELS,
+            THROTTLE,
+        ),
+        type=OCTETS,
+        throttled=True,
+        detail="Size and offset, in voxels of the scale, are multiples of the block size. " + STREAM,
+        example="blocks/64_64_64/0_0_0?compression=blocks",
+    ),
+    Endpoint(
+        "POST",
+        "blocks",
+        blocks.post_blocks,
+        "Store a stream of blocks.",
+        body=Body.BYTES,
+        query=(
+            SCALE,
+            Param("compression", default="blocks", help="blocks, the only one"),
+            Param("downres", is_true, False, "true: scales above 0 follow"),
+            Param("noindexing", is_true, False, "true: the label index stays as it is"),
+            THROTTLE,
+        ),
+        prepare=blocks.prepare_blocks,
+        throttled=True,
+        type="",
+        detail=STREAM + " A payload is the gzip stream of a label block. Counts of a block replace those it had.",
+        example="blocks",
+    ),
+    Endpoint(
+        "POST",
+        "ingest-supervoxels",
+        blocks.post_ingest,
+        "Store a stream of blocks and nothing else: no index, no extents, no scales.",
+        body=Body.BYTES,
+        query=(SCALE,),
+        prepare=blocks.prepare_ingest,
+        type="",
+        detail=STREAM + " Say indices, mappings, extents and the largest label yourself.",
+        example="ingest-supervoxels",
+    ),
+    Endpoint(
+        "GET",
+        "specificblocks",
+        blocks.get_specificblocks,
+        "The stored ones of named blocks, as a stream of records.",
+        query=(
+            Param("blocks", default="", help="x,y,z,x,y,z,... in blocks of the scale"),
+            BLOCKS_OUT,
+            SCALE,
+            SUPERVOXELS,
+        ),
+        type=OCTETS,
+        detail=STREAM,
+        example="specificblocks?blocks=0,0,0,1,0,0",
+    ),
+    Endpoint(
+        "GET",
+        "raw/{dims}/{size}/{offset}/{format?}",
+        windows.get_raw,
+        "A slice as a picture, or a volume as its labels.",
+        query=(ROI, SCALE, SUPERVOXELS, VOXELS, THROTTLE),
+        type=OCTETS,
+        throttled=True,
+        uncached=("roi",),
+        detail=DIMS
+        + "A volume is uint64, x fastest; a slice is a 16-bit RGBA picture whose samples are the label's bytes.",
+        example="raw/0_1_2/64_64_64/0_0_0",
+    ),
+    Endpoint(
+        "POST",
+        "raw/{dims}/{size}/{offset}",
+        blocks.post_raw,
+        "Store a volume of whole blocks.",
+        body=Body.BYTES,
+        query=(
+            ROI,
+            Param("compression", default="", help="lz4 or gzip; without it plain"),
+            Param("mutate", is_true, False, "true: what is there is being replaced"),
+            THROTTLE,
+        ),
+        prepare=blocks.prepare_raw,
+        throttled=True,
+        type="",
+        detail="The body is uint64, x fastest. Size and offset are multiples of the block size. Scales follow.",
+        example="raw/0_1_2/64_64_64/0_0_0",
+    ),
+    Endpoint(
+        "GET",
+        "isotropic/{dims}/{size}/{offset}/{format?}",
+        windows.get_isotropic,
+        "The same with square pixels, by the voxel size.",
+        query=(ROI, SCALE, SUPERVOXELS, VOXELS, THROTTLE),
+        type="image/png",
+        throttled=True,
+        cached=False,
+        detail=DIMS,
+        example="isotropic/xz/200_200/0_0_0",
+    ),
+    Endpoint(
+        "GET",
+        "pseudocolor/{dims}/{size}/{offset}/{format?}",
+        windows.get_pseudocolor,
+        "A slice in colours, each label its own.",
+        query=(ROI, SCALE, SUPERVOXELS, VOXELS, THROTTLE),
+        type="image/png",
+        throttled=True,
+        uncached=("roi",),
+        detail=DIMS,
+        example="pseudocolor/xy/200_200/0_0_0",
+    ),
+)
+
+POINT_ROWS = (
+    Endpoint(
+        "GET",
+        "label/{coord}",
+        points.get_label,
+        "The label at a point.",
+        query=(SUPERVOXELS, SCALE),
+        light=points.is_light,
+        detail='coord: x_y_z in voxels of the scale. The answer: {"Label": 23}',
+        example="label/10_20_30",
+    ),
+    Endpoint(
+        "GET",
+        "labels",
+        points.get_labels,
+        "The labels at many points.",
+        body=Body.BYTES,
+        query=(SUPERVOXELS, SCALE, HASH),
+        detail="The body is [[x, y, z], ...] in voxels of the scale.",
+        example="labels",
+    ),
+    Endpoint(
+        "GET",
+        "mapping",
+        points.get_mapping,
+        "The bodies of supervoxels.",
+        body=Body.BYTES,
+        query=(Param("nolookup", is_true, False, "true: do not check that a supervoxel without mapping exists"), HASH),
+        detail="The body is [supervoxel, ...]. 0: there is no such supervoxel any more.",
+        example="mapping",
+    ),
+)
+
+EDIT_ROWS = (
+    Endpoint(
+        "POST",
+        "merge",
+        edits.post_merge,
+        "Merge bodies into one.",
+        body=Body.JSON,
+        detail='The body: [target, body, body, ...]. The answer: {"MutationID": 1000000001}',
+        example="merge",
+    ),
+    Endpoint(
+        "POST",
+        "cleave/{label}",
+        edits.post_cleave,
+        "Take supervoxels out of a body into a new one.",
+        body=Body.JSON,
+        detail='The body: [supervoxel, ...]. The answer: {"CleavedLabel": 28, "MutationID": 1000000002}',
+        example="cleave/23",
+    ),
+    Endpoint(
+        "POST",
+        "renumber",
+        edits.post_renumber,
+        "Give bodies other numbers.",
+        body=Body.JSON,
+        type="",
+        detail="The body: [new, old, new, old, ...]. All of it is done, or nothing.",
+        example="renumber",
+    ),
+    Endpoint("GET", "maxlabel", edits.get_maxlabel, "The largest label of this version.", example="maxlabel"),
+    Endpoint(
+        "POST",
+        "maxlabel/{label}",
+        edits.post_maxlabel,
+        "Raise the largest label; administrators only.",
+        type="",
+        admin=True,
+        detail="It never gets smaller.",
+        example="maxlabel/8000",
+    ),
+    Endpoint("GET", "nextlabel", edits.get_nextlabel, "The next new label.", example="nextlabel"),
+    Endpoint(
+        "POST",
+        "nextlabel/{count}",
+        edits.post_nextlabel,
+        "Reserve new labels.",
+        detail='The answer: {"start": 101, "end": 110}, both included.',
+        example="nextlabel/10",
+    ),
+    Endpoint(
+        "POST",
+        "set-nextlabel/{label}",
+        edits.post_set_nextlabel,
+        "Let new labels follow a number; administrators only.",
+        query=(Param("ceiling", help="no new label is larger; 0: no limit"),),
+        type="",
+        admin=True,
+        example="set-nextlabel/1000",
+    ),
+)
+
+VOLUME_ROWS = (
+    Endpoint(
+        "*",
+        "metadata",
+        images.get_metadata,
+        "Axes and properties as dvid-nd-data.",
+        type="application/vnd.dvid-nd-data+json",
+        cached=False,
+        example="metadata",
+    ),
+    Endpoint(
+        "POST",
+        "extents",
+        images.post_extents,
+        "Set the extents of this version.",
+        body=Body.BYTES,
+        type="",
+        detail='The body: {"MinPoint": [0,0,0], "MaxPoint": [511,511,511]}, both corners inside.',
+        example="extents",
+    ),
+    Endpoint(
+        "POST",
+        "resolution",
+        images.post_resolution,
+        "Set the voxel size of the instance, at all versions.",
+        body=Body.BYTES,
+        type="",
+        detail="The body: [8.0, 8.0, 8.0], in the units of the voxels.",
+        example="resolution",
+    ),
+)
+
+INDEX_ROWS = (
+    Endpoint(
+        "GET",
+        "index/{label}",
+        lists.get_index,
+        "The label index of a body.",
+        query=(
+            Param("metadata", is_true, False, "true: size and last change as JSON", alias="metadata-only"),
+            Param("mutid", help="as it was before this mutation"),
+            THROTTLE,
+        ),
+        type=OCTETS,
+        throttled=True,
+        detail="Protobuf LabelIndex.",
+        example="index/23",
+    ),
+    Endpoint(
+        "POST",
+        "index/{label}",
+        lists.post_index,
+        "Replace the label index of a body; the mapping stays.",
+        body=Body.BYTES,
+        query=(THROTTLE,),
+        throttled=True,
+        type="",
+        detail="Protobuf LabelIndex; one without blocks: the body is gone.",
+        example="index/23",
+    ),
+    Endpoint(
+        "GET",
+        "indices",
+        lists.get_indices,
+        "The label indices of many bodies.",
+        body=Body.BYTES,
+        query=(THROTTLE,),
+        type=OCTETS,
+        throttled=True,
+        detail="The body is [label, ...], at most 50,000. The answer: protobuf LabelIndices.",
+        example="indices",
+    ),
+    Endpoint(
+        "POST",
+        "indices",
+        lists.post_indices,
+        "Replace the label indices of many bodies; the mapping stays.",
+        body=Body.BYTES,
+        query=(THROTTLE,),
+        throttled=True,
+        type="",
+        detail="Protobuf LabelIndices.",
+        example="indices",
+    ),
+    Endpoint(
+        "GET",
+        "indices-compressed",
+        lists.get_indices_compressed,
+        "The label indices of many bodies, each compressed.",
+        body=Body.BYTES,
+        query=(THROTTLE,),
+        type=OCTETS,
+        throttled=True,
+        detail="The body is [label, ...]. For each: uint64 size, uint64 label, and as many bytes (LZ4).",
+        example="indices-compressed",
+    ),
+    Endpoint(
+        "GET",
+        "index-version/{label}",
+        lists.get_index_version,
+        "The version at which the index of a body was written.",
+        query=(THROTTLE,),
+        type=PLAIN,
+        throttled=True,
+        example="index-version/23",
+    ),
+    Endpoint("GET", "lastmod/{label}", lists.get_lastmod, "Who changed a body last, and when.", example="lastmod/23"),
+    Endpoint(
+        "GET", "supervoxels/{label}", lists.get_supervoxels, "The supervoxels of a body.", example="supervoxels/23"
+    ),
+    Endpoint(
+        "GET",
+        "supervoxel-sizes/{label}",
+        lists.get_supervoxel_sizes,
+        "The supervoxels of a body and their voxels.",
+        example="supervoxel-sizes/23",
+    ),
+    Endpoint(
+        "GET",
+        "size/{label}",
+        lists.get_size,
+        "The voxels of a body.",
+        query=(Param("supervoxels", is_true, False, "true: of a supervoxel"),),
+        inline=True,
+        example="size/23",
+    ),
+    Endpoint(
+        "GET",
+        "sizes",
+        lists.get_sizes,
+        "The voxels of many bodies.",
+        body=Body.BYTES,
+        query=(Param("supervoxels", is_true, False, "true: of supervoxels"), HASH),
+        detail="The body is [label, ...]; 0 for one that is not there.",
+        example="sizes",
+    ),
+    Endpoint("GET", "existing-labels", lists.get_existing_labels, "All bodies.", example="existing-labels"),
+    Endpoint(
+        "GET",
+        "listlabels",
+        lists.get_listlabels,
+        "All bodies, as numbers of 64 bits.",
+        query=(
+            Param("start", edits.parse_label, 0, "the first label"),
+            Param("number", edits.parse_label, 0, "at most so many labels, 10,000,000 at most"),
+            Param("sizes", is_true, False, "true: each label is followed by its voxels"),
+        ),
+        type=OCTETS,
+        detail="uint64, little-endian, ascending.",
+        example="listlabels?sizes=true",
+    ),
+    Endpoint(
+        "GET",
+        "mappings",
+        lists.get_mappings,
+        "All supervoxels that are mapped to a body of another number.",
+        query=(
+            Param("binary", lambda text: text == "binary", False, "binary: pairs of uint64", alias="format"),
+            THROTTLE,
+        ),
+        type=PLAIN,
+        throttled=True,
+        detail="A line for each: supervoxel, body.",
+        example="mappings",
+    ),
+    Endpoint(
+        "POST",
+        "mappings",
+        lists.post_mappings,
+        "Map supervoxels to bodies; the index stays.",
+        body=Body.BYTES,
+        query=(THROTTLE,),
+        prepare=lists.prepare_mappings,
+        throttled=True,
+        type="",
+        detail="Protobuf MappingOps.",
+        example="mappings",
+    ),
+    Endpoint("GET", "map-stats", lists.get_map_stats, "How large the mappings are.", cached=False, example="map-stats"),
+)
+
+LOG_ROWS = (
+    Endpoint(
+        "GET",
+        "mutations",
+        log.get_mutations,
+        "The mutations at this version.",
+        query=(THROTTLE, Param("userid", help="taken, without effect")),
+        throttled=True,
+        example="mutations",
+    ),
+    Endpoint(
+        "GET",
+        "mutations-range/{begin}/{end}",
+        log.get_mutations_range,
+        "The mutations of the versions from end up to begin, the newest version first.",
+        query=(THROTTLE,),
+        throttled=True,
+        cached=False,
+        example="mutations-range/abc/def",
+    ),
+    Endpoint(
+        "GET",
+        "history/{label}/{begin}/{end}",
+        log.get_history,
+        "The mutations that a body came from, between two versions.",
+        cached=False,
+        detail="JSON objects one behind the other.",
+        example="history/23/abc/def",
+    ),
+    Endpoint(
+        "GET",
+        "supervoxel-splits",
+        log.get_supervoxel_splits,
+        "All splits of supervoxels, from this version up to the root.",
+        detail='["<uuid>", [[mutation, supervoxel, remainder, split], ...], ...]',
+        example="supervoxel-splits",
+    ),
+)
+
+ENDPOINTS = (*INDEX_ROWS, *LOG_ROWS, *VOXEL_ROWS, *POINT_ROWS, *EDIT_ROWS, *VOLUME_ROWS)
