@@ -122,13 +122,11 @@ def scan(view: ReadView, book: int, first: int = 0, last: int = _MUTATION) -> It
             yield number, Row(version, _MUTATION - mutation, data)
 
 
-def written(txn: ReadTxn, instance: int, book: int, versions: set[int]) -> Iterator[tuple[int, Row]]:
-    """All rows that these versions wrote: (id, row), ids ascending, newest first."""
-    head = LEDGER_KEY.pack(instance, book, 0, 0, 0)[:5]
-    for key, data in txn.scan(_LEDGER, head, after(head)):
-        _, _, number, version, mutation = LEDGER_KEY.unpack(key)
-        if _VERSION - version in versions:
-            yield number, Row(_VERSION - version, _MUTATION - mutation, data)
+def of_version(view: ReadView, book: int, number: int, version: int) -> list[Row]:
+    """The rows of an id that one version wrote, newest first; whether the view sees it is not looked at."""
+    prefix = LEDGER_KEY.pack(view.instance.id, book, number, _VERSION - version, 0)[: _ID + 4]
+    rows = view.txn.scan(_LEDGER, prefix, after(prefix))
+    return [Row(version, _MUTATION - int.from_bytes(key[_ID + 4 :], "big"), data) for key, data in rows]
 
 
 def is_empty(view: ReadView, book: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 import uuid as uuids
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -222,6 +222,11 @@ def add_log(txn: WriteTxn, scope: Node | Repo, lines: Iterable[str]) -> None:
 # -- merging -----------------------------------------------------------------------------------------------------
 
 
+SETTLERS: dict[str, Callable[[WriteView, Sequence[ReadView]], Iterable[str]]] = {}
+"""By type of instance: writes into the child of a merge what settles conflicts of what the type keeps beside its keys; these
+conflicts by name. Filled by who knows the types."""
+
+
 @dataclass
 class Differences:
     """Keys of one instance on which the parents of a merge disagree; the first thousand by name."""
@@ -273,6 +278,12 @@ def merge(txn: WriteTxn, parents: Sequence[Node], *, note: str = "", uuid: str =
     merged = Merged(child)
     for instance, key in _contested(txn, parents):
         _judge(txn, merged, instance, key)
+    for _, instance in sorted(txn.graph.repos[child.repo].instances.items()):
+        settle = SETTLERS.get(instance.type) if instance.versioned else None
+        if settle is not None:
+            views = [ReadView(txn, parent, instance) for parent in parents]
+            for name in settle(WriteView(txn, child, instance), views):
+                merged.conflicts.setdefault(instance.name, Differences()).add(name)
     if strict and merged.conflicts:
         told = ", ".join(f"{name} ({d.count}: {', '.join(d.keys[:3])})" for name, d in merged.conflicts.items())
         raise Conflict(f"versions conflict in {told}: nothing was merged; allow conflicts, or resolve with priorities")

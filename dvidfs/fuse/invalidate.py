@@ -155,8 +155,10 @@ class Follower:
             at: At = node.at  # type: ignore[attr-defined] # what is watched lies in an instance
             if instance is not None and instance.versioned and at.version != change.version:
                 continue
-            if isinstance(node, TypeFile) or (isinstance(node, MadeFile) and node.ident in self._context.made):
+            if isinstance(node, TypeFile):
                 self._pages(node)
+            elif isinstance(node, MadeFile):
+                self._made(node)
             elif isinstance(node, KeysDir) and change.what == Change.KEY:
                 self._key(txn, node, change.key)
 
@@ -190,6 +192,14 @@ class Follower:
         ino = node.ino
         tell(lambda: pyfuse3.invalidate_inode(ino))
 
+    def _made(self, node: MadeFile) -> None:
+        """Of a made file the kernel knows only what was made. While it is open its name leads to another inode."""
+        if node.opened is not None:
+            parent, name = self._context.inodes.known(node.home, inodes.number(node.home)), node.name
+            tell(lambda: pyfuse3.invalidate_entry(parent, name))
+        if node.opened is not None or node.ident in self._context.made:
+            self._pages(node)
+
     def _drop(self, graph: Graph, number: int) -> None:
         """Drop all that the kernel was told of an instance: the pages of its files, and every name."""
         instance = graph.instance_by_id(number)
@@ -198,6 +208,8 @@ class Follower:
             if isinstance(node, KeyFile) and node.home.at.instance == number:
                 self._pages(node)
         for node in watched:
+            if isinstance(node, MadeFile):
+                self._made(node)
             self._pages(node)
             at: At = node.at  # type: ignore[attr-defined]
             version = graph.repos[at.repo].nodes.get(at.version) if at.repo in graph.repos else None

@@ -8,6 +8,7 @@ product; a listing never makes anything.
 
 from __future__ import annotations
 
+import stat
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
@@ -16,12 +17,15 @@ import trio
 
 from dvidfs.engine import Engine, ReadTxn, ReadView
 from dvidfs.errors import NotFound
-from dvidfs.fuse import lane
+from dvidfs.fuse import inodes, lane
 from dvidfs.fuse.at import At
 from dvidfs.fuse.nodes import FILE, FOREVER, SOON, Named, Node, Stat
 from dvidfs.fuse.scratch import Budget, Scratch
 from dvidfs.types.base import Made
 
+UNMADE = stat.S_IFREG | 0o440
+"""Of a file of unknown size. Nobody is kept from reading it, but GNU tar stores what is empty and readable by all as
+empty without opening it."""
 MEMORY = 64 << 20
 """Bytes of memory for all that is kept, open or being made; what finds no room goes to a temporary file."""
 KEPT_MEMORY = 48 << 20
@@ -65,13 +69,17 @@ class Product:
 
 
 class MadeFile(Named):
-    """A made file of a datatype's tree. ``opened``: what it shows to all who have it open; ``paged``: the tag of what the kernel has pages of."""
+    """A made file of a datatype's tree. ``home``: the identity of its folder. ``opened``: what it shows to all who have it
+    open; ``paged``: the tag of what the kernel has pages of.
+    """
 
-    __slots__ = ("_old", "at", "entry", "opened", "paged", "parts")
+    __slots__ = ("_old", "at", "entry", "home", "name", "opened", "paged", "parts")
 
-    def __init__(self, at: At, entry: Made, parts: tuple[Any, ...], ident: bytes) -> None:
+    def __init__(self, at: At, entry: Made, parts: tuple[Any, ...], home: bytes, name: bytes) -> None:
         Node.__init__(self)
-        self.ident = ident
+        self.ident = inodes.below(home, name)
+        self.home = home
+        self.name = name
         self.at = at
         self.entry = entry
         self.parts = parts
@@ -90,7 +98,7 @@ class MadeFile(Named):
         if self.opened is None or self.opened.tag == self.tag(view):
             return self
         self._old = True
-        return self.at.context.inodes.place(MadeFile(self.at, self.entry, self.parts, self.ident))
+        return self.at.context.inodes.place(MadeFile(self.at, self.entry, self.parts, self.home, self.name))
 
     def check(self, view: ReadView) -> None:
         """Raises: NotFound if it is not there; the kernel may know the name from before a change."""
@@ -118,7 +126,7 @@ class MadeFile(Named):
         product = self.opened or self.at.context.made.held(self, view)
         if product is not None:
             return self.stat_of(product, view)
-        return Stat(FILE, 0, modified if self.entry.mtime is None else self.mtime(view), 0.0)
+        return Stat(UNMADE, 0, modified if self.entry.mtime is None else self.mtime(view), 0.0)
 
     def stat_of(self, product: Product, view: ReadView) -> Stat:
         return Stat(FILE, product.size, product.mtime, FOREVER if view.frozen and not self._old else SOON)

@@ -75,12 +75,12 @@ class TypeDir(Dir):
         self, view: ReadView, entry: File | Made | Directory, parts: tuple[Any, ...], name: bytes
     ) -> TypeDir | TypeFile | MadeFile:
         """The node of what has this name here."""
-        ident, place = inodes.below(self.ident, name), self.at.context.inodes.place
+        place = self.at.context.inodes.place
         if isinstance(entry, Directory):
-            return place(TypeDir(self.at, entry, parts, ident))
+            return place(TypeDir(self.at, entry, parts, inodes.below(self.ident, name)))
         if isinstance(entry, File):
-            return place(TypeFile(self.at, entry, parts, ident))
-        return place(MadeFile(self.at, entry, parts, ident)).current(view)
+            return place(TypeFile(self.at, entry, parts, inodes.below(self.ident, name)))
+        return place(MadeFile(self.at, entry, parts, self.ident, name)).current(view)
 
     def listing(self, txn: ReadTxn) -> Listing:
         return TypeRows(self, self.at.view(txn))

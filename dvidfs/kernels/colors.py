@@ -4,7 +4,7 @@ Decides the hash: the upper 24 bits of MurmurHash3 (x86, 32 bits, seed 0) of a l
 like any other (labels_block.md 2.6). What an image does with the colours is decided by who calls. Invariant: both
 forms give the same bytes.
 
-512x512 labels on one core, in ms: numpy 9, compiled 0.7.
+512x512 labels on one core, in ms: numpy 2.7, compiled 0.2 to 0.9.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ def pseudocolor(labels: NDArray[np.uint64]) -> NDArray[np.uint8]:
     flat = np.ascontiguousarray(labels, np.uint64).reshape(-1)
     compiled = kernels.ready("colors_numba")
     if compiled is None:
-        return pseudocolor_plain(labels)
-    out = np.empty((len(flat), 3), np.uint8)
-    compiled.pseudocolor(flat, out)
+        out = pseudocolor_plain(flat)
+    else:
+        out = np.empty((len(flat), 3), np.uint8)
+        compiled.pseudocolor(flat, out)
     return out.reshape(*labels.shape, 3)
 
 
 def pseudocolor_plain(labels: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """The numpy twin of :func:`pseudocolor`."""
+    """The numpy twin of :func:`pseudocolor`, for labels (n) in a row."""
     word = np.uint32
     found = np.zeros(labels.shape, word)
     for part in (labels.astype(word), (labels >> np.uint64(32)).astype(word)):

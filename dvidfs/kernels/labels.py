@@ -101,10 +101,10 @@ def parse_trusted(data: Buffer) -> Block:
     if not 0 < n <= _MOST_LABELS:
         raise ValueError(f"label block: {n} labels, 1 to {_MOST_LABELS} are allowed")
     if n == 1:
-        _expect(size, at, at, "label", exact=True)
+        _expect(size, 16, at, "label", exact=True)
         return Block(data, (gx, gy, gz), _view(data, "<u8", 1, 16), *_SOLID)
     index_at = at + 2 * subs
-    _expect(size, at, index_at, f"{n} labels and {subs} counts")
+    _expect(size, 16, index_at, f"{n} labels and {subs} counts")
     counts = _view(data, "<u2", subs, at)
     index_starts, value_starts = _layout(counts)
     listed, packed = int(index_starts[-1]), int(value_starts[-1])

@@ -13,6 +13,8 @@ A 64³ block of 350 supervoxels, half of them wanted, on one core, in ms: runs 0
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,6 @@ MOST_PIECES = 1 << 26
 
 NONE, ALL, MIXED = 0, 1, 2
 """Content of a block or sub-block in :func:`block_masks`."""
-_SUB = labels.SUB
 
 
 # ---------------------------------------------------------------- from blocks
@@ -309,5 +310,5 @@ def runs_of_mask_plain(mask: Mask, start: Point) -> Runs:
     return np.column_stack((begins[:, ::-1] + start, ends[:, 2] - begins[:, 2])).astype(np.int32)
 
 
-def _each(choose, a: Point, b: Point) -> Point:  # noqa: ANN001
+def _each(choose: Callable[[int, int], int], a: Point, b: Point) -> Point:
     return choose(a[0], b[0]), choose(a[1], b[1]), choose(a[2], b[2])

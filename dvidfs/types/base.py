@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 from dvidfs.engine.engine import Engine
 from dvidfs.engine.graph import Instance
 from dvidfs.engine.store import Buffer
-from dvidfs.engine.versions import ReadView
+from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -343,7 +343,8 @@ class DataType:
     what must be looked up elsewhere, perhaps over a network. ``implied_compression(settings)``: the one that these settings
     leave no choice of. ``refused_compressions``: those that would damage its values. ``accepts_sync(typename)``: which
     instances it may follow. ``warm()`` loads what the first request would have to wait for (compiled kernels).
-    ``jobs``: the steps of its background jobs, by kind (:mod:`dvidfs.engine.jobs`).
+    ``jobs``: the steps of its background jobs, by kind (:mod:`dvidfs.engine.jobs`). ``merged(child, parents)``: settles below a merge of
+    versions what the type keeps in the ledger; the conflicts by name.
     """
 
     name: str
@@ -365,6 +366,7 @@ class DataType:
     verify: Callable[[ReadView], Iterator[str]] | None = None
     warm: Callable[[], object] | None = None
     jobs: Mapping[str, Callable[[Engine, dict[str, Any]], dict[str, Any] | None]] = field(default_factory=dict)
+    merged: Callable[[WriteView, Sequence[ReadView]], Iterable[str]] | None = None
 
     @cached_property
     def table(self) -> dict[tuple[str, str], Endpoint]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dvidfs.engine import jobs
+from dvidfs.engine import jobs, repos
 from dvidfs.types.base import DataType, Registry
 from dvidfs.types.common import common_endpoints
 from dvidfs.types.imageblk import IMAGE_TYPES
@@ -21,7 +21,9 @@ def complete(kind: DataType) -> DataType:
 
 
 def registry() -> Registry:
-    """All datatypes; from now on this process can run their jobs."""
+    """All datatypes; from now on this process can run their jobs and settle their merges."""
     for kind in BUILTIN_TYPES:
         jobs.KINDS.update(kind.jobs)
+        if kind.merged is not None:
+            repos.SETTLERS[kind.name] = kind.merged
     return Registry(complete(kind) for kind in BUILTIN_TYPES)

@@ -17,6 +17,7 @@ import numpy as np
 from dvidfs.engine import Engine, ReadView, WriteTxn, WriteView, repos
 from dvidfs.engine.keys import Family, encode_block
 from dvidfs.engine.values import prepare
+from dvidfs.engine.versions import NOBODY, Caller
 from dvidfs.errors import Corrupt, NotFound
 from dvidfs.types.base import DataType, Directory, Each, Made, Numbered
 
@@ -97,9 +98,9 @@ def make_shelf(engine: Engine, version: str, first: bytes) -> None:
     put(engine, version, first)
 
 
-def put(engine: Engine, version: str, value: bytes) -> None:
+def put(engine: Engine, version: str, value: bytes, caller: Caller = NOBODY) -> None:
     def write(txn: WriteTxn) -> None:
         node = txn.graph.version(version)
-        WriteView(txn, node, txn.graph.instance(node, "shelf")).put(Family.BLOCK, KEY, prepare(value))
+        WriteView(txn, node, txn.graph.instance(node, "shelf"), caller).put(Family.BLOCK, KEY, prepare(value))
 
     engine.write(write)

@@ -6,8 +6,11 @@ import itertools
 from collections.abc import Iterator
 
 import pytest
-from client import Connection, Labels
-from labelserver import LabelServer
+
+pytest.register_assert_rewrite("agreement", "client", "proofreaders", "wire")  # so that they tell what differs
+
+from client import Connection, Labels  # noqa: E402
+from labelserver import LabelServer  # noqa: E402
 
 
 @pytest.fixture(scope="session")

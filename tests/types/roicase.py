@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imagecase import Case
 
 from dvidfs.engine import Engine, repos
-from dvidfs.types.base import File, is_shown
+from dvidfs.types.base import find_file, is_shown
 from dvidfs.types.roi import ROI, files, requests
 
 _numbers = itertools.count()
@@ -86,14 +86,8 @@ class RoiCase(Case):
         ]
 
     def file_bytes(self, path: str, offset: int = 0, length: int | None = None) -> bytes:
-        entry = files_entry(path)
+        entry, _ = self.read(lambda view: find_file(files.TREE, view, [path]))
         size = self.read(entry.size)
         data = bytes(self.read(entry.read, offset, size if length is None else length))
         assert len(data) == (size if length is None else max(0, min(length, size - offset)))
         return data
-
-
-def files_entry(name: str) -> File:
-    entry = files.TREE.entries[name]
-    assert isinstance(entry, File)
-    return entry

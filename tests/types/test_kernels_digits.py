@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dvidfs import kernels
@@ -68,6 +68,7 @@ def pieces(width: int) -> st.SearchStrategy[bytes]:
     return st.one_of(middle, middle.map(lambda text: brackets[0] + text + brackets[1]))
 
 
+@settings(deadline=None)
 @given(pieces(0))
 @example(b"null")
 @example(b" null ")
@@ -78,6 +79,7 @@ def test_numbers_are_read_as_json_says_or_refused(text: bytes):
     assert compiled == plain
 
 
+@settings(deadline=None)
 @given(pieces(3))
 @example(b"null")
 @example(b"[[1,2,3],[4,5]]")
@@ -88,12 +90,14 @@ def test_points_are_read_as_json_says_or_refused(text: bytes):
     assert compiled == plain
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(WORDS, min_size=100, max_size=200), st.sampled_from([None, 1, "\t"]))
 def test_numbers_come_back(numbers: list[int], indent: int | str | None):
     assert digits.parse_numbers(json.dumps(numbers, indent=indent).encode()).tolist() == numbers
     assert digits.parse_numbers(memoryview(digits.json_numbers(np.array(numbers, np.uint64)))).tolist() == numbers
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.lists(SIGNED, min_size=3, max_size=3), min_size=60, max_size=100))
 def test_points_come_back(points: list[list[int]]):
     found = digits.parse_points(json.dumps(points).encode())
@@ -130,6 +134,7 @@ def test_the_place_of_a_wrong_point_is_named():
         digits.parse_points(b"[[1,2,3,4]]")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS), max_size=50))
 def test_lines_hold_both_numbers(pairs: list[tuple[int, int]]):
     keys, values = np.array(pairs, np.uint64).reshape(-1, 2).T

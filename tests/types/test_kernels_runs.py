@@ -16,7 +16,7 @@ from dvidfs.kernels import labels, runs
 
 REAL = Path(__file__).parent.parent / "data" / "label-blocks"
 LAST = 2**31 - 1
-grids = st.tuples(*[st.integers(1, 3)] * 3) | st.just((9, 1, 1))
+grids = st.tuples(*[st.integers(1, 3)] * 3) | st.sampled_from([(9, 1, 1), (16, 1, 1), (20, 1, 2)])
 starts = st.tuples(*[st.integers(-3, 3).map(lambda n: 72 * n)] * 3)
 
 
@@ -114,6 +114,32 @@ def test_runs_are_cut_to_a_box(block, seed, start, data):
     assert runs.block_runs(block, wanted, start, (*low, *high)).tolist() == runs_in_python(mask, start)
 
 
+@every_form
+@pytest.mark.parametrize(
+    ("palette", "bits"), [(2, 1), (4, 2), (7, 3), (12, 4), (30, 5), (60, 6), (110, 7), (200, 8), (900, 9)]
+)
+def test_values_of_every_width(palette, bits):
+    block = block_with((2, 1, 1), palette, 4, 0)
+    assert [(n - 1).bit_length() for n in block.counts.tolist()] == [bits, bits]
+    for seed in range(4):
+        wanted = choose(block, seed, 0.5)
+        mask = mask_of(block, wanted)
+        assert runs.block_runs(block, wanted, (0, 0, 0)).tolist() == runs_in_python(mask, (0, 0, 0))
+        assert np.array_equal(read_masks(runs.block_masks(block, wanted), block.grid), mask)
+
+
+@every_form
+def test_runs_that_cross_whole_rows():
+    """A row of more than 64 voxels, with runs that end with it, and one over all of it."""
+    voxels = np.zeros((8, 8, 128), np.uint64)
+    voxels[0, 0, 60:] = 1
+    voxels[0, 1, 5:128:2] = 1
+    voxels[0, 2] = 1
+    voxels[7, 7, :64] = 1
+    block = labels.parse(labels.encode(voxels))
+    assert runs.block_runs(block, block.labels == 1, (0, 0, 0)).tolist() == runs_in_python(voxels == 1, (0, 0, 0))
+
+
 def test_of_real_blocks_both_forms_give_the_same(monkeypatch):
     assert kernels.load("runs_numba") is not None
     for name in ("cx-1", "cx-2", "fib19-1", "fib19-2"):
@@ -129,18 +155,19 @@ def test_of_real_blocks_both_forms_give_the_same(monkeypatch):
             assert int(compiled[0][:, 3].sum()) == int(labels.tally(block)[wanted].sum())
 
 
+@every_form
 def test_a_damaged_block_is_survived():
     """Stored blocks are not looked through again: their values may point beyond the list of a sub-block."""
-    assert kernels.load("runs_numba") is not None
-    block = block_with((2, 2, 2), 5, 1, 0)
-    data = bytearray(block.data)
-    data[-len(block.values) :] = b"\xff" * len(block.values)
-    broken = labels.parse_trusted(bytes(data))
-    with pytest.raises(ValueError, match="sub-block"):
+    voxels = np.zeros((8, 8, 24), np.uint64)
+    voxels[0, 0] = [0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0]
+    data = bytearray(labels.encode(voxels))
+    data[-2 * 64 * 3 :] = b"\xff" * (2 * 64 * 3)
+    with pytest.raises(ValueError, match="sub-block 1"):
         labels.parse(bytes(data))
-    wanted = np.arange(5) == 2
-    assert len(runs.block_runs(broken, wanted, (0, 0, 0))) == 0
-    assert runs.block_masks(broken, wanted) == b"\0"
+    broken = labels.parse_trusted(bytes(data))
+    wanted = broken.labels > 0
+    assert runs.block_runs(broken, wanted, (0, 0, 0)).tolist() == [[1, 0, 0, 7]]
+    assert read_masks(runs.block_masks(broken, wanted), broken.grid).sum() == 7
 
 
 @pytest.mark.parametrize("wanted", [np.ones(2, bool), np.ones((4, 1), bool), np.ones(3, np.uint8)])
@@ -210,7 +237,7 @@ def test_a_table_may_name_a_label_twice():
 # Runs
 
 near = st.integers(-40, 40)
-rows = st.lists(st.tuples(near, st.integers(-3, 3), st.integers(-3, 3), st.integers(-2, 30)), max_size=40)
+rows = st.lists(st.tuples(near, st.integers(-2, 1), st.integers(-1, 1), st.integers(-2, 30)), max_size=40)
 
 
 def array(rows) -> np.ndarray:
@@ -226,6 +253,20 @@ def test_joined_runs_select_the_same_voxels(rows):
     assert all(n > 0 for *_, n in found)
     for (x, y, z, n), after in itertools.pairwise(found):
         assert after[1:3] != [y, z] or after[0] > x + n, "they touch"
+
+
+@every_form
+@pytest.mark.parametrize(
+    ("rows", "joined"),
+    [
+        ([[0, 0, 0, 30], [5, 0, 0, 3], [20, 0, 0, 4]], [[0, 0, 0, 30]]),
+        ([[4, 0, 0, 4], [0, 0, 0, 4]], [[0, 0, 0, 8]]),
+        ([[4, 0, 1, 4], [0, 0, 0, 4], [4, 1, 0, 4]], [[0, 0, 0, 4], [4, 1, 0, 4], [4, 0, 1, 4]]),
+        ([[5, 0, 0, 4], [0, 0, 0, 4], [4, 0, 0, 0]], [[0, 0, 0, 4], [5, 0, 0, 4]]),
+    ],
+)
+def test_what_is_joined(rows, joined):
+    assert runs.join_runs(array(rows)).tolist() == joined
 
 
 @every_form
@@ -356,6 +397,13 @@ def test_paint_with_nothing_to_paint():
     assert runs.paint(voxels, array([]), 1, 2) == 0
     assert runs.paint_many(voxels, array([[0, 0, 0, 2]]), none, none).tolist() == []
     assert (voxels == 1).all()
+
+
+@every_form
+def test_background_can_be_painted():
+    voxels = np.zeros((1, 1, 4), np.uint64)
+    assert runs.paint(voxels, array([[1, 0, 0, 2], [2, 0, 0, 2]]), 0, 5) == 3
+    assert voxels.tolist() == [[[0, 5, 5, 5]]]
 
 
 @every_form

@@ -64,11 +64,12 @@ def codes_of_points(points: ArrayLike) -> Words:
         BadRequest: a coordinate beyond ±1048575.
     """
     blocks = np.asarray(points, np.int64).reshape(-1, 3)
-    beyond = ((blocks < -FURTHEST) | (blocks > FURTHEST)).any(axis=1)
-    if beyond.any():
+    if len(blocks) and (blocks.min() < -FURTHEST or blocks.max() > FURTHEST):
+        beyond = ((blocks < -FURTHEST) | (blocks > FURTHEST)).any(axis=1)
         x, y, z = blocks[np.argmax(beyond)].tolist()
         raise BadRequest(f"block ({x},{y},{z}) is too far out: its coordinates must lie from -{FURTHEST} to {FURTHEST}")
-    return np.bitwise_or.reduce((blocks + _BIAS).astype(np.uint64) << _SHIFTS, axis=1)
+    x, y, z = (blocks + _BIAS).astype(np.uint64).T
+    return z << _SHIFTS[2] | y << _SHIFTS[1] | x
 
 
 def points_of_codes(codes: Words) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GRAY, _RGBA = 0, 6
+_GRAY, _RGB, _RGBA = 0, 2, 6
 _UP = 2
 _LEVEL = 1
 _STORED_MAX = 65535
@@ -60,9 +60,9 @@ def _sample_bytes(picture: NDArray) -> NDArray[np.uint8]:
 
 def _layout(channels: tuple[int, ...], dtype: np.dtype) -> tuple[int, int]:
     """Bits per sample and colour type."""
-    if channels not in ((), (4,)) or dtype.kind != "u" or dtype.itemsize > 2:
+    if channels not in ((), (3,), (4,)) or dtype.kind != "u" or dtype.itemsize > 2:
         raise ValueError(f"no PNG holds pixels of {channels or 1} x {dtype}")
-    return dtype.itemsize * 8, _RGBA if channels else _GRAY
+    return dtype.itemsize * 8, {(): _GRAY, (3,): _RGB, (4,): _RGBA}[channels]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -99,7 +99,8 @@ def _encode_jpeg(picture: NDArray, quality: int) -> bytes:
     if samples.ndim == 2:
         return simplejpeg.encode_jpeg(samples[:, :, None], quality, "GRAY", "Gray")
     # JPEG has no alpha: what is transparent goes to black, as in the original.
-    colours = samples[:, :, :3].astype(np.uint16) * samples[:, :, 3:] // 255
+    opaque = samples.shape[2] == 3
+    colours = samples if opaque else samples[:, :, :3].astype(np.uint16) * samples[:, :, 3:] // 255
     return simplejpeg.encode_jpeg(np.ascontiguousarray(colours, np.uint8), quality, "RGB", "420")
 
 

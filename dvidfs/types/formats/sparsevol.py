@@ -175,7 +175,7 @@ class Bounds:
         high = np.array(self.high, np.int64) // block
         if any(a > b for a, b in zip(self.low, self.high, strict=True)):
             return np.zeros(len(coords), np.bool_)
-        return ((coords >= low) & (coords <= high)).all(1)
+        return np.all((coords >= low) & (coords <= high), axis=1)
 
 
 EVERYWHERE = Bounds()

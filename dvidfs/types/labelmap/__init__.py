@@ -15,8 +15,11 @@ from dvidfs.engine.versions import ReadView
 from dvidfs.types.base import DataType
 from dvidfs.types.imageblk import extents
 from dvidfs.types.imageblk import settings as images
-from dvidfs.types.labelmap import files, settings, tables
+from dvidfs.types.labelmap import files, settings, tables, unite
+from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.labelmap.volume import KIND
+from dvidfs.types.pyramids import requests as pyramids
+from dvidfs.types.pyramids import work
 from dvidfs.types.volumes.tree import file_endpoints
 
 
@@ -32,9 +35,9 @@ def _warm() -> None:
 LABELMAP = DataType(
     name=KIND.name,
     url=KIND.url,
-    version="0.4",
+    version="0.1",
     summary=KIND.summary,
-    endpoints=(*tables.ENDPOINTS, *file_endpoints(files.SOURCE)),
+    endpoints=(*tables.ENDPOINTS, *pyramids.endpoints(PYRAMID), *file_endpoints(files.SOURCE)),
     tree=files.TREE,
     settings=settings.SETTINGS,
     compression="gzip",
@@ -44,4 +47,6 @@ LABELMAP = DataType(
     check=images.check,
     refused_compressions=frozenset({"jpeg"}),
     warm=_warm,
+    merged=unite.settle,
+    jobs={PYRAMID.job: work.stepper(PYRAMID)},
 )

@@ -6,7 +6,7 @@ write lane; what their counts mean is :mod:`~dvidfs.types.labelmap.ingest`. Inva
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from dvidfs.engine import journal, keys
 from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
-from dvidfs.engine.values import Prepared
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest
 from dvidfs.kernels import blocks as block_kernel
@@ -27,6 +26,8 @@ from dvidfs.types import workers
 from dvidfs.types.base import OCTETS, Content
 from dvidfs.types.formats.blockstream import read_records, records
 from dvidfs.types.geometry import (
+    COORD_MAX,
+    COORD_MIN,
     Box,
     Point,
     block_box,
@@ -44,7 +45,10 @@ from dvidfs.types.geometry import (
 from dvidfs.types.imageblk import extents
 from dvidfs.types.labelmap import counters, index, ingest, mutate, stored
 from dvidfs.types.labelmap.index import Counts
+from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.labelmap.volume import LabelVolume
+from dvidfs.types.pyramids import marks, scales
+from dvidfs.types.pyramids.blocks import Payload, put
 
 COMPRESSIONS = ("lz4", "gzip", "blocks", "uncompressed")
 PIECE_BLOCKS = 64
@@ -54,7 +58,7 @@ _NOT_ALIGNED = "cannot use labels via 'blocks' endpoint in non-block aligned geo
 
 def scale_of(text: str) -> int:
     """A scale in a query."""
-    return parse_int(text, "scale", 0, 255)
+    return parse_int(text, "scale", 0, 255) if text else 0
 
 
 # ---------------------------------------------------------------- out
@@ -63,6 +67,8 @@ def scale_of(text: str) -> int:
 def get_blocks(view: ReadView, size: str, offset: str, compression: str, scale: int, supervoxels: bool) -> Content:
     """The stored blocks of a volume made of whole blocks, as a stream of records, z slowest."""
     volume = LabelVolume.of(view, scale, supervoxels=supervoxels)
+    if parse_point(size, "size") == (0, 0, 0):
+        return Content(b"", OCTETS, 0)
     box = checked_box(parse_size(size), parse_point(offset, "offset"))
     if not is_aligned(box, volume.block):
         raise BadRequest(f"{_NOT_ALIGNED} {_corners(box)}: want multiples of {join(volume.block)}")
@@ -88,8 +94,9 @@ def get_specificblocks(view: ReadView, blocks: str, compression: str, scale: int
     words = blocks.split(",") if blocks else []
     if len(words) % 3:
         raise BadRequest("block query string should be three coordinates per block: x,y,z,x,y,z,...")
-    numbers = [parse_int(word, "block coordinate") for word in words]
-    coords = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
+    numbers = [parse_int(word, "block coordinate", -(2**63), 2**63 - 1) for word in words]
+    every = zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+    coords = [coord for coord in every if all(COORD_MIN <= n <= COORD_MAX for n in coord)]
 
     def pieces() -> Iterator[Buffer]:
         for at in range(0, len(coords), PIECE_BLOCKS):
@@ -200,9 +207,9 @@ def incoming(view: ReadView, body: Buffer, scale: int, *, counted: bool) -> Inco
     def look(i: int) -> tuple[int, NDArray, NDArray | None]:
         block = stored.checked(latest[coords[i]], coords[i], size)
         top = int(block.labels.max())
-        if top > counters.MAX_LABEL:
+        if top > counters.MOST:
             name = "_".join(map(str, coords[i]))
-            raise BadRequest(f"block {name} holds label {top}: labels above {counters.MAX_LABEL} cannot be stored")
+            raise BadRequest(f"block {name} holds label {top}: labels above {counters.MOST} cannot be stored")
         return top, block.labels, kernel.tally(block) if counted else None
 
     looked = list(workers.pool().map(look, range(len(coords))))
@@ -223,8 +230,8 @@ def post_blocks(view: WriteView, blocks: Incoming, downres: bool, counted: bool)
         return
     number = mutate.begin(view)
     if not blocks.scale:
-        settle(view, number, blocks, counted=counted, downres=downres)
-    store(view, blocks)
+        settle(view, number, blocks, counted=counted)
+    store(view, blocks, downres=downres)
     journal.record(view, "blocks", number=number, Scale=blocks.scale, NumBlocks=len(blocks.coords))
 
 
@@ -232,11 +239,11 @@ def post_ingest(view: WriteView, blocks: Incoming) -> None:
     """Stores the blocks of a stream and nothing else: index, mapping and extents are said by the client."""
     if blocks.coords:
         number = mutate.begin(view)
-        store(view, blocks)
+        store(view, blocks, downres=False)
         journal.record(view, "ingest-supervoxels", number=number, Scale=blocks.scale, NumBlocks=len(blocks.coords))
 
 
-def settle(view: WriteView, number: int, blocks: Incoming, *, counted: bool, downres: bool) -> None:
+def settle(view: WriteView, number: int, blocks: Incoming, *, counted: bool) -> None:
     """What follows from blocks of scale 0, before they are stored."""
     if counted:
         codes = np.array([index.code_of(coord) for coord in blocks.coords], np.uint64)
@@ -258,13 +265,14 @@ def _replaced(view: WriteView, coords: Sequence[Point]) -> NDArray[np.uint64]:
     return every[every != 0]
 
 
-def store(view: WriteView, blocks: Incoming) -> None:
-    """Puts payloads under their keys; whatever writes label blocks does it through here."""
-    rows = [
-        (block_key(blocks.scale, coord), Prepared(payload, len(payload)), b"")
-        for coord, payload in zip(blocks.coords, blocks.payloads, strict=True)
-    ]
-    view.put_many(Family.BLOCK, rows)
+def store(view: WriteView, blocks: Incoming, *, downres: bool) -> None:
+    """Puts payloads; whatever writes label blocks does it through here. ``downres``: the scales above follow."""
+    pairs: Iterable[tuple[Point, Payload]] = zip(blocks.coords, blocks.payloads, strict=True)
+    if blocks.scale:
+        pairs = scales.seal(PYRAMID, view, blocks.scale, pairs)
+    written = put(view, blocks.scale, pairs)
+    if downres:
+        marks.mark(PYRAMID, view, written)
 
 
 # ---------------------------------------------------------------- volumes in
@@ -299,8 +307,8 @@ def prepare_raw(
 def cut(volume: LabelVolume, box: Box, voxels: NDArray, roi: str = "") -> Incoming:
     """The blocks of a volume made of whole blocks; with ``roi`` only those inside."""
     top = int(voxels.max())
-    if top > counters.MAX_LABEL:
-        raise BadRequest(f"the volume holds label {top}: labels above {counters.MAX_LABEL} cannot be stored")
+    if top > counters.MOST:
+        raise BadRequest(f"the volume holds label {top}: labels above {counters.MOST} cannot be stored")
     grid = covering_blocks(box, volume.block)
     (x0, y0, z0), (nx, ny, nz) = grid.offset, grid.size
     coords: list[Point] = []
@@ -346,8 +354,8 @@ def write(view: WriteView, blocks: Incoming, action: str, **told: Any) -> int:
     """Blocks of scale 0 with all that follows from them; the mutation's number."""
     number = mutate.begin(view)
     if blocks.coords:
-        settle(view, number, blocks, counted=view.instance.settings["IndexedLabels"], downres=True)
-        store(view, blocks)
+        settle(view, number, blocks, counted=view.instance.settings["IndexedLabels"])
+        store(view, blocks, downres=True)
     journal.record(view, action, number=number, **told)
     return number
 

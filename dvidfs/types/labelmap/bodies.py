@@ -115,7 +115,11 @@ def _members(rows: list[ledger.Row], body: int) -> Members:
 
 def last_change(view: ReadView, body: int) -> LastChange:
     """Who changed a body last, of mutations that tell."""
-    for row in ledger.rows(view, Book.BODY, body):
+    return _last(ledger.rows(view, Book.BODY, body))
+
+
+def _last(rows: list[ledger.Row]) -> LastChange:
+    for row in rows:
         change = Change.parse(row.data)
         if change.told:
             return LastChange(row.mutation, change.time, change.user, change.app)
@@ -142,15 +146,21 @@ def _joined(view: ReadView, body: int) -> Counts:
     return rows.take(np.lexsort((rows.supervoxels, rows.codes)))
 
 
-def former(view: ReadView, body: int, until: int) -> Counts:
-    """The index of a body as it was after the mutation ``until`` of this version."""
-    held = _members(ledger.rows(view, Book.BODY, body, until=until), body).supervoxels
+def former(view: ReadView, body: int, until: int) -> tuple[Counts, LastChange] | None:
+    """The index of a body, and its last change, as they were before the latest of its mutations up to ``until``."""
+    rows = ledger.rows(view, Book.BODY, body)
+    at = next((row[:2] for row in rows if row.mutation <= until and Change.parse(row.data).told), None)
+    if at is None:
+        return None
+    before = [row for row in rows if row[:2] < at]
+    held = _members(before, body).supervoxels
     parts = []
     for number in held.tolist():
-        codes, counts = index.latest([row.data for row in ledger.rows(view, Book.SUPERVOXEL, number, until=until)])
+        earlier = [row.data for row in ledger.rows(view, Book.SUPERVOXEL, number) if row[:2] < at]
+        codes, counts = index.latest(earlier)
         parts.append(Counts(np.full(len(codes), number, np.uint64), codes, counts))
-    rows = index.joined(parts)
-    return rows.take(np.lexsort((rows.supervoxels, rows.codes)))
+    found = index.joined(parts)
+    return found.take(np.lexsort((found.supervoxels, found.codes))), _last(before)
 
 
 def blocks(rows: Counts) -> U64s:
@@ -212,8 +222,11 @@ class Changes:
             head = self._row(_NONE, np.zeros(1, np.uint64))[:-8]
             text = gone.astype("<u8").tobytes()
             rows.update(zip(gone.tolist(), (head + text[at : at + 8] for at in range(0, len(text), 8)), strict=True))
-        ids = sorted(rows)
-        ledger.append(view, Book.BODY, self._mutation, np.array(ids, np.uint64), [rows[body] for body in ids])
+        if rows:
+            ids = sorted(rows)
+            numbers = np.array(ids, np.uint64)
+            ledger.append(view, Book.BODY, self._mutation, numbers, [rows[body] for body in ids])
+            ledger.append(view, Book.TOUCHED, self._mutation, np.zeros(1, np.uint64), [numbers.astype("<u8").tobytes()])
 
     def _row(self, came: U64s, left: U64s) -> bytes:
         return Change(came, left, self._view.txn.now, self._view.user, self._view.app, self._told).pack()

@@ -2,7 +2,7 @@
 
 Decides the numbers on disk. ``SUPERVOXEL``: :mod:`~dvidfs.types.labelmap.index`; ``BODY``: :mod:`~dvidfs.types.labelmap.bodies`;
 ``MAPPING``: the body of each supervoxel that has been given one (0: the id is not in use any more); ``TOTALS``: the voxels of
-each body, 0 once it is gone; ``COUNTERS``: :mod:`~dvidfs.types.labelmap.counters`. Mapping and membership (``BODY``) are two stored facts:
+each body, 0 once it is gone; ``COUNTERS``: :mod:`~dvidfs.types.labelmap.counters`; ``TOUCHED``: the bodies that a mutation wrote rows of. Mapping and membership (``BODY``) are two stored facts:
 clients may set each alone.
 """
 
@@ -23,6 +23,7 @@ class Book(IntEnum):
     MAPPING = 3
     TOTALS = 4
     COUNTERS = 5
+    TOUCHED = 6
 
 
 def mapping(view: ReadView) -> Column:

@@ -85,7 +85,7 @@ def _over(newer: Pairs, older: Pairs) -> Pairs:
     return Pairs(np.insert(older.keys, at[fresh], newer.keys[fresh]), np.insert(values, at[fresh], newer.values[fresh]))
 
 
-def _united(rows: Sequence[bytes]) -> Pairs:
+def united(rows: Sequence[bytes]) -> Pairs:
     """All rows, newest first, as one."""
     parts = [_parse(row) for row in rows]
     if len(parts) < 2:
@@ -234,7 +234,7 @@ def _own(view: ReadView, book: int, version: int) -> int:
 
 def _since(view: ReadView, book: int, mutation: int) -> Pairs:
     own = (row for row in ledger.rows(view, book, 0) if row.version == view.version)
-    return _united([row.data for row in own if row.mutation > mutation])
+    return united([row.data for row in own if row.mutation > mutation])
 
 
 def _load(versions: _Versions, view: ReadView, book: int) -> Column:
@@ -242,8 +242,8 @@ def _load(versions: _Versions, view: ReadView, book: int) -> Column:
     near = None if view.lineage.merges else _nearest(versions, view, rows)
     if near is not None:
         version, held = near
-        return held.column.over(_united([row.data for row in rows if row.version > version]))
-    return _against(versions.base(view.graph.history), _united([row.data for row in rows]))
+        return held.column.over(united([row.data for row in rows if row.version > version]))
+    return _against(versions.base(view.graph.history), united([row.data for row in rows]))
 
 
 def _nearest(versions: _Versions, view: ReadView, rows: Iterable[ledger.Row]) -> tuple[int, _Held] | None:

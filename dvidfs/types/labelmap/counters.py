@@ -17,8 +17,10 @@ from dvidfs.errors import BadRequest
 from dvidfs.types.labelmap.books import Book
 
 KEY = keys.encode_text(b"maxlabel")
+MOST = 2**64 - 2
+"""Voxels hold no larger label."""
 MAX_LABEL = 2**63
-"""Labels above it are refused: clients hold them in signed numbers."""
+"""No larger number is given to a new label, by whom it may be: many clients hold them in signed numbers."""
 _REPO_MAX, _NEXT, _CEILING = 1, 2, 3
 
 
@@ -55,7 +57,7 @@ def next_label(txn: ReadTxn, instance: Instance) -> int:
 
 def following(view: ReadView) -> int:
     """The label that would be given next."""
-    return (next_label(view.txn, view.instance) or largest_anywhere(view.txn, view.instance)) + 1
+    return min(MOST + 1, (next_label(view.txn, view.instance) or largest_anywhere(view.txn, view.instance)) + 1)
 
 
 def saw(view: WriteView, label: int) -> None:
@@ -63,6 +65,11 @@ def saw(view: WriteView, label: int) -> None:
     if label > largest(view):
         row = U64LE.pack(label)
         view.put(Family.PRIVATE, KEY, Prepared(row, len(row)))
+    reserve(view, label)
+
+
+def reserve(view: WriteView, label: int) -> None:
+    """A label is spoken of, so it is no new one."""
     if label > largest_anywhere(view.txn, view.instance):
         ledger.set_counter(view.txn, view.instance.id, Book.COUNTERS, _REPO_MAX, label)
 
@@ -97,6 +104,12 @@ def set_next(view: WriteView, label: int, ceiling: int | None) -> None:
     if ceiling is not None:
         ledger.set_counter(txn, instance.id, Book.COUNTERS, _CEILING, ceiling)
     ledger.set_counter(txn, instance.id, Book.COUNTERS, _NEXT, label)
+
+
+def check(label: int, what: str) -> None:
+    """Raises BadRequest for a number that no new label may have."""
+    if not 0 < label <= MAX_LABEL:
+        raise BadRequest(f"{what} {label} cannot be: want 1 to {MAX_LABEL}")
 
 
 def get_ceiling(view: ReadView) -> int:

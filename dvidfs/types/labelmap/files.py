@@ -12,7 +12,9 @@ from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.types.geometry import Box, Point
 from dvidfs.types.imageblk import extents
 from dvidfs.types.labelmap import blocks
+from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.labelmap.volume import LabelVolume
+from dvidfs.types.pyramids.scales import extents_at, ready
 from dvidfs.types.volumes.source import Source
 from dvidfs.types.volumes.tree import volume_tree
 
@@ -21,13 +23,11 @@ def _extents(view: ReadView, scale: int) -> Box | None:
     box = extents.covered(view)
     if box is None:
         return None
-    (x, y, z), (a, b, c) = box.offset, box.last
-    size = ((a >> scale) - (x >> scale) + 1, (b >> scale) - (y >> scale) + 1, (c >> scale) - (z >> scale) + 1)
-    return Box((x >> scale, y >> scale, z >> scale), size)
+    return extents_at(box, scale)
 
 
 def _scales(view: ReadView) -> int:
-    return view.instance.settings["MaxDownresLevel"]
+    return ready(PYRAMID, view)
 
 
 def _change(view: WriteView, coords: Sequence[Point], voxels: NDArray) -> None:

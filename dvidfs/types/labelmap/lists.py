@@ -76,37 +76,46 @@ def get_index(view: ReadView, label: str, metadata: bool, mutid: str | None) -> 
     number = parse_label(label)
     mutate.protected(number, "index query parameter")
     if mutid is not None:
-        return _text(_former(view, number, parse_label(mutid, "mutid")), OCTETS)
+        return _former(view, number, parse_label(mutid, "mutid"), metadata=metadata)
     rows = bodies.need(view, number)
     if metadata:
-        last = bodies.last_change(view, number)
-        told = {
-            "num_voxels": bodies.size(view, number),
-            "last_mutid": last.mutation,
-            "last_mod_time": rfc3339(last.time) if last.time else "",
-            "last_mod_user": last.user,
-            "last_mod_app": last.app,
-        }
-        return _text(orjson.dumps(told))
+        return _metadata(bodies.size(view, number), bodies.last_change(view, number))
     if len(rows) < MANY:
         return _text(_encoded(view, number), OCTETS)
     key = ("message", view.instance.id, view.version, number, ledger.stamp(view, Book.BODY, number), view.stamp())
     return _text(bodies.HELD.get(view, key, lambda: _encoded(view, number)), OCTETS)
 
 
+def _metadata(size: int, last: bodies.LastChange) -> Content:
+    told = {
+        "num_voxels": size,
+        "last_mutid": last.mutation,
+        "last_mod_time": rfc3339(last.time) if last.time else "",
+        "last_mod_user": last.user,
+        "last_mod_app": last.app,
+    }
+    return _text(orjson.dumps(told))
+
+
+def _former(view: ReadView, body: int, mutation: int, *, metadata: bool) -> Content:
+    """The index of a body before the latest of its mutations up to this one: the ledger still has it."""
+    found = bodies.former(view, body, mutation)
+    if found is None or not len(found[0]):
+        raise NotFound("")
+    rows, last = found
+    if metadata:
+        return _metadata(int(rows.counts.sum(dtype=np.uint64)), last)
+    when = rfc3339(last.time) if last.time else ""
+    told = LabelIndex(
+        body, rows.codes, rows.supervoxels, rows.counts, last.mutation, last.mutation, when, last.user, last.app
+    )
+    return _text(labelindex.encode_index(told), OCTETS)
+
+
 def _encoded(view: ReadView, body: int) -> bytes:
     found = message(view, body)
     assert found is not None
     return labelindex.encode_index(found)
-
-
-def _former(view: ReadView, body: int, mutation: int) -> bytes:
-    """The index of a body before a mutation of this version changed it."""
-    known = any(row.mutation == mutation and row.version == view.version for row in ledger.rows(view, Book.BODY, body))
-    held = bodies.former(view, body, mutation - 1) if known else None
-    if held is None or not len(held):
-        raise NotFound("")
-    return labelindex.encode_index(LabelIndex(body, held.codes, held.supervoxels, held.counts))
 
 
 def post_index(view: WriteView, label: str, body: Buffer) -> None:

@@ -17,7 +17,7 @@ from dvidfs.types.base import JSON, Content
 from dvidfs.types.labelmap import bodies
 from dvidfs.types.labelmap.books import mapping
 from dvidfs.types.labelmap.edits import parse_label
-from dvidfs.types.labelmap.mutate import ids
+from dvidfs.types.labelmap.mutate import ids, protected
 
 TOLD = "-complete"
 """Records of other actions (blocks that came in, indices that were set) are for the store itself."""
@@ -73,7 +73,10 @@ def _splits(record: dict[str, Any]) -> Iterator[list[int]]:
 def get_history(view: ReadView, label: str, begin: str, end: str) -> Content:
     """Mutations between two versions of the bodies that a body came from, oldest first: JSON objects one behind the other."""
     number = parse_label(label)
+    protected(number, "sparse volume")
     line = _line(view, begin, end)[::-1]
+    if line[0].node.id != view.graph.version(begin).id:  # it comes after the other
+        return Content(b"", JSON, 0)
     held = set(bodies.members(line[-1], number).supervoxels.tolist())
     origins = _origins(line[0], held)
     parts = []
@@ -96,7 +99,7 @@ def _told(record: dict[str, Any], origins: set[int], held: set[int]) -> dict[str
     action = record["Action"].removesuffix(TOLD)
     if action == "merge":
         told = {"Action": action, "Target": record["Target"], "Labels": record["Labels"]}
-        is_ours = record["Target"] in origins or not origins.isdisjoint(record["Labels"])
+        is_ours = record["Target"] in origins
     elif action == "cleave":
         names = ("OrigLabel", "CleavedLabel", "CleavedSupervoxels")
         told = {"Action": action, **{name: record[name] for name in names}}

@@ -92,10 +92,11 @@ def check_cleave(view: WriteView, body: int, supervoxels: Sequence[int]) -> U64s
     if not bodies.size(view, body):
         raise BadRequest(f"cannot cleave non-existent label {body}")
     missing = np.setdiff1d(wanted, held)
+    missing = missing[mapping(view).get(missing) != np.uint64(body)]  # what is mapped here may have no voxels
     if len(missing):
         name = view.instance.name
         raise BadRequest(f"cannot cleave supervoxel {missing[0]}, which does not exist in label {body} ({name})")
-    if len(wanted) == len(held):
+    if not len(np.setdiff1d(held, wanted)):
         raise BadRequest(f"cannot cleave all supervoxels from the label {body}")
     return wanted
 
@@ -138,11 +139,9 @@ def _map(view: WriteView, number: int, supervoxels: U64s, body: int) -> None:
 
 def renumber(view: WriteView, new: int, old: int) -> int:
     """A body gets another number; the mutation's number."""
-    protected(new, "target of a renumber")
+    counters.check(new, "new number")
     if bodies.size(view, new):
         raise BadRequest(f"Error on merge: can't renumber into an existing label {new}")
-    if mapping(view).one(new) not in (ABSENT, 0, old):
-        raise BadRequest(f"Error on merge: target label for renumber ({new}) already exists in mapping")
     size = bodies.size(view, old)
     if not size:
         raise BadRequest(f"Error on merge: can't renumber non-existent body with label {old}")
@@ -163,14 +162,12 @@ def renumber(view: WriteView, new: int, old: int) -> int:
 
 
 def set_mappings(view: WriteView, supervoxels: U64s, targets: U64s) -> None:
-    """Supervoxels map to bodies from now on; the index stays as it is."""
-    if (supervoxels == 0).any():
-        raise BadRequest("label 0 is the background: it cannot be mapped to a body")
+    """Supervoxels map to bodies from now on; the index stays as it is. What is said of 0 is kept, but the background stays 0."""
     if not len(supervoxels):
         return
     number = begin(view)
     columns.append(view, Book.MAPPING, number, pairs(supervoxels, targets))
-    counters.saw(view, int(targets.max()))
+    counters.reserve(view, int(targets.max()))
 
 
 def set_index(view: WriteView, given: Sequence[tuple[int, Counts]]) -> None:

@@ -79,7 +79,7 @@ def labels_at(view: ReadView, points: NDArray[np.int64], scale: int = 0, *, supe
         if block is not None:
             at = kernel.entries_at(block, local[which])
             out[which] = np.where(at >= 0, block.labels[np.maximum(at, 0)], 0)
-    return out if supervoxels else mapping(view).get(out, out)
+    return out if supervoxels else np.where(out == 0, out, mapping(view).get(out, out))
 
 
 def _grouped(coords: NDArray[np.int64]) -> Iterator[tuple[Point, NDArray[np.int64]]]:

@@ -137,7 +137,7 @@ VOXEL_ROWS = (
         "pseudocolor/{dims}/{size}/{offset}/{format?}",
         windows.get_pseudocolor,
         "A slice in colours, each label its own.",
-        query=(ROI, SCALE, SUPERVOXELS, VOXELS, THROTTLE),
+        query=(ROI, SCALE, SUPERVOXELS, THROTTLE),
         type="image/png",
         throttled=True,
         uncached=("roi",),
@@ -203,7 +203,7 @@ EDIT_ROWS = (
         "renumber",
         edits.post_renumber,
         "Give bodies other numbers.",
-        body=Body.JSON,
+        body=Body.BYTES,
         type="",
         detail="The body: [new, old, new, old, ...]. All of it is done, or nothing.",
         example="renumber",
@@ -242,9 +242,19 @@ EDIT_ROWS = (
 
 VOLUME_ROWS = (
     Endpoint(
+        "POST",
+        "info",
+        edits.post_info,
+        "Change settings of the instance, at all versions.",
+        body=Body.JSON,
+        type=PLAIN,
+        detail='The body: {"MaxDownresLevel": "5"}; values are strings.',
+        example="info",
+    ),
+    Endpoint(
         "*",
         "metadata",
-        images.get_metadata,
+        edits.get_metadata,
         "Axes and properties as dvid-nd-data.",
         type="application/vnd.dvid-nd-data+json",
         cached=False,

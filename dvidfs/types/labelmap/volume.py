@@ -27,15 +27,19 @@ from dvidfs.types.imageblk.volume import Volume
 from dvidfs.types.labelmap import stored
 from dvidfs.types.labelmap.books import mapping
 from dvidfs.types.labelmap.columns import Column, U64s
+from dvidfs.types.labelmap.scales import PYRAMID
+from dvidfs.types.pyramids.blocks import Blocks
+from dvidfs.types.pyramids.level import at_scale
 from dvidfs.types.volumes.voxels import VoxelKind
 
 KIND = VoxelKind(
     "labelmap",
     np.dtype("<u8"),
-    (("uint64", "uint64"),),
+    (("uint64", "labelmap"),),
     "github.com/janelia-flyem/dvid/datatype/labelmap",
     "Segmentation: 64-bit supervoxels in compressed blocks, mapped to bodies.",
     votes.halve,
+    labels=True,
 )
 
 
@@ -51,6 +55,10 @@ class LabelVolume(Volume):
         return cls(view, KIND, block, blockform.FORMS["gzip"], 0, scale, supervoxels)
 
     @cached_property
+    def level(self) -> Blocks:
+        return at_scale(PYRAMID, self.view, self.scale)
+
+    @cached_property
     def column(self) -> Column | None:
         """What supervoxels are mapped by; None: they stay as they are."""
         found = None if self.supervoxels else mapping(self.view)
@@ -58,7 +66,11 @@ class LabelVolume(Volume):
 
     def table(self, block: Block) -> U64s:
         """The labels that stand for the entries of a block's table."""
-        return block.labels if self.column is None else self.column.get(block.labels, block.labels)
+        if self.column is None:
+            return block.labels
+        found = self.column.get(block.labels, block.labels)
+        found[block.labels == 0] = 0  # whatever a client has said of the background
+        return found
 
     def decode(self, payload: Buffer) -> Bytes:
         block = stored.opened(payload)

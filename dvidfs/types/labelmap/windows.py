@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import lz4.block
-import numpy as np
 from isal import igzip
-from numpy.typing import NDArray
 
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import BadRequest
@@ -132,12 +130,5 @@ def get_pseudocolor(
     check_volume(box, 8)
     width, height = (box.size[axis] for axis in plane.axes)
     pictures.check_whole(width, height)
-    shown = colours(volume.read(box).reshape(height, width))
+    shown = colors.pseudocolor(volume.read(box).reshape(height, width))
     return pictures.picture_content(shown, parse_format(format or "") if format else PictureFormat("png"))
-
-
-def colours(labels: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """Labels (y, x) as RGBA."""
-    out = np.full((*labels.shape, 4), 255, np.uint8)
-    out[..., :3] = colors.pseudocolor(labels)
-    return out

@@ -58,14 +58,14 @@ class Base(Protocol):
 class Pyramid:
     """How the scales of a datatype come about. Its instances have a setting ``BlockSize``, (x, y, z).
 
-    ``job``: the kind of its background jobs, which no other datatype uses. ``maker(view, scale, box)``: makes the blocks of a
+    ``job``: the kind of its background jobs, which no other pyramid uses. ``maker(view, scale, box)``: makes the blocks of a
     scale; ``box`` is what ``covered`` said. ``voxel_bytes(view)``: memory that a voxel takes while scales are made.
     ``setting``: the setting that says how many scales an instance has; they can be read at once, and are what was stored or marked.
     Without it each version keeps its own number: scales are built, and from then on whoever writes marks.
     ``covered(view)``: the box of voxels that coarser ones are made of (None: nothing yet); absent: all that is stored.
     ``base(view)``: the blocks of scale 0, where they are not simply stored; ``grid(view)`` is then the box of blocks that they fill.
 
-    A datatype of two-dimensional sums, say::
+    A datatype plugs in so (types that share a pyramid share its job)::
 
         class Sums:
             def make(self, children: Children) -> bytes: ...

@@ -1,19 +1,21 @@
 """The files of a region of interest in the mount: its spans, a mask with one voxel a block, a partition.
 
-Decides names and sizes. Every size is exact; those of ``roi.json`` and ``mask.nii`` are known without reading the region. Windows
+Decides names and sizes. The sizes of ``roi.json`` and ``mask.nii`` are known without reading the region. Windows
 of the mask cost themselves, however large the box around the region is. ``partition.json`` is what ``partition?batchsize=8`` answers; it is
-shown where it has at most :data:`MAX_PARTS` boxes, since its size is known only when it is made. Invariant: a file
+made whole, so it is shown where it has at most :data:`MAX_PARTS` boxes. Invariant: a file
 shows what HTTP answers at that version. Source: mount design, section 2.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import BadRequest
-from dvidfs.types.base import Directory, File
+from dvidfs.types.base import Directory, File, Made
 from dvidfs.types.formats.frame import Frame
 from dvidfs.types.formats.nifti import NIFTI
 from dvidfs.types.geometry import Box, covering_blocks
@@ -107,27 +109,15 @@ def has_partition(view: ReadView) -> bool:
     return min(spans, y * z) * x <= MAX_PARTS
 
 
-def partition_text(view: ReadView) -> bytes:
-    def make() -> bytes:
-        found = partition(store.region(view), BATCH, optimized=False)
-        return b"".join(dump(found, store.block_size(view.instance)))
-
-    return store.derived(view, "partition", make)
-
-
-def partition_size(view: ReadView) -> int:
-    return len(partition_text(view))
-
-
-def read_partition(view: ReadView, offset: int, length: int) -> Buffer:
-    return partition_text(view)[offset : offset + length]
+def make_partition(view: ReadView) -> Iterable[bytes]:
+    return dump(partition(store.region(view), BATCH, optimized=False), store.block_size(view.instance))
 
 
 TREE = Directory(
     {
         "roi.json": File(json_size, read_json),
         "mask.nii": File(mask_size, read_mask, shown=has_mask, ready=is_known),
-        "partition.json": File(partition_size, read_partition, shown=has_partition),
+        "partition.json": Made(make_partition, shown=has_partition),
     }
 )
 """What the mount shows of a region."""

@@ -1,13 +1,13 @@
 """The extents of a volume cut into chunks that are files of their own, as Zarr and precomputed volumes are.
 
 Decides the grid of chunks and which of them exist: those over stored blocks; readers take the others as 0. What a chunk's file is called, and
-how voxels lie in it, is for the formats. Invariant: a chunk's bytes are those of the voxels, not compressed, so sizes are exact.
+how voxels lie in it, is for the formats. Invariant: a chunk's bytes are those of the voxels, not compressed, so sizes are exact; but for labels in neuroglancer's form.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
+from dvidfs.kernels import segmentation
 from dvidfs.types.geometry import Box, Point, covering_blocks, span
 from dvidfs.types.volumes import bricks
 from dvidfs.types.volumes.bricks import cache_of
@@ -122,16 +123,24 @@ class Chunks:
 
     def read(self, view: ReadView, index: Point, offset: int, length: int) -> Buffer:
         """A window of a chunk: (z, y, x) in C order, the channels one behind the other where there are several."""
-        key = (view.stamp(), self.shape.scale, "chunk", self.box(index))
-        made = cache_of(view.txn.store).get(key, lambda: as_bytes(self._voxels(view, index)))
+        made = cache_of(view.txn.store).get(self._key(view, index), lambda: as_bytes(self._voxels(view, index)))
         return made[offset : offset + length]
+
+    def segmentation(self, view: ReadView, index: Point) -> bytes:
+        """A chunk of labels in neuroglancer's compressed form; sides that are no multiples of 8 are filled up with 0."""
+        voxels = self.source.open(view, self.shape.scale).read(self.box(index))
+        missing = [(0, -side % segmentation.SUB) for side in voxels.shape]
+        return segmentation.encode(np.pad(voxels, missing) if any(n for _, n in missing) else voxels)
 
     def _voxels(self, view: ReadView, index: Point) -> NDArray:
         voxels = self.shape.kind.split(self.source.open(view, self.shape.scale).read(self.box(index)))
         return np.ascontiguousarray(np.moveaxis(voxels, -1, 0)) if voxels.ndim == 4 else voxels
 
     def ready(self, view: ReadView, index: Point) -> bool:
-        return cache_of(view.txn.store).has((view.stamp(), self.shape.scale, "chunk", self.box(index)))
+        return cache_of(view.txn.store).has(self._key(view, index))
+
+    def _key(self, view: ReadView, index: Point) -> Hashable:
+        return self.source.key(view, self.shape.scale), "chunk", self.box(index)
 
 
 def fits(shape: Shape) -> bool:

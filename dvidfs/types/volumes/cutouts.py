@@ -90,7 +90,8 @@ class Cutouts:
             return layer is None or layer.ready(view, suffix)
         if not CONTAINERS[suffix].voxels:
             return True
-        return window_ready(view, shape, len(_head(shape, box, suffix)), self._bricks(shape, box), offset, length)
+        head = len(_head(shape, box, suffix))
+        return window_ready(view, self.source, shape, head, self._bricks(shape, box), offset, length)
 
     def _bricks(self, shape: Shape, box: Box) -> Bricks:
         return Bricks(box, shape.block, shape.kind.bytes)

@@ -32,9 +32,11 @@ def read_window(
     return head[offset:end] + bytes(voxels) if offset < len(head) else voxels
 
 
-def window_ready(view: ReadView, shape: Shape, head: int, bricks: Bricks, offset: int, length: int) -> bool:
+def window_ready(
+    view: ReadView, source: Source, shape: Shape, head: int, bricks: Bricks, offset: int, length: int
+) -> bool:
     stop = min(offset + length - head, bricks.size)
-    return stop <= 0 or is_ready(view, shape.scale, bricks, max(offset - head, 0), stop)
+    return stop <= 0 or is_ready(view, source, shape.scale, bricks, max(offset - head, 0), stop)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class VolumeFile:
         *parts, offset, length = given
         shape = self._shape(view, parts)
         head = len(shape.header(self.container))
-        return not self.container.voxels or window_ready(view, shape, head, shape.bricks, offset, length)
+        return not self.container.voxels or window_ready(
+            view, self.source, shape, head, shape.bricks, offset, length
+        )
 
     def write(self, view: WriteView, windows: Windows) -> None:
         shape = self.source.shape(view)

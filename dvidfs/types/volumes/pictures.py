@@ -76,7 +76,7 @@ class Layer:
         return cache_of(view.txn.store, "pictures").has(self._key(view, suffix))
 
     def _key(self, view: ReadView, suffix: str) -> Hashable:
-        return view.stamp(), self.shape.scale, self.plane.name, self.box, suffix
+        return self.source.key(view, self.shape.scale), self.plane.name, self.box, suffix
 
     @property
     def _png(self) -> StoredPng:

@@ -1,7 +1,8 @@
-"""A volume as neuroglancer reads it: ``precomputed/info``, and a folder of raw chunks for each scale.
+"""A volume as neuroglancer reads it: ``precomputed/info``, and a folder of chunks for each scale.
 
-Decides metadata and names of chunks; (x, y, z, channel) with x fastest, not compressed, cut at the extents.
-Source: the neuroglancer precomputed volume format, encoding "raw", not sharded.
+Decides metadata and names of chunks, which are cut at the extents. Of images a chunk is (x, y, z, channel) with x fastest, not compressed;
+of labels it is compressed, so that its size is known only once it is made. Surfaces of labels stand in the folder ``mesh``.
+Source: the neuroglancer precomputed volume format, encodings "raw" and "compressed_segmentation", not sharded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import orjson
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import NotFound
-from dvidfs.types.base import Directory, Each, File
+from dvidfs.kernels import segmentation
+from dvidfs.types.base import Directory, Each, File, Made
 from dvidfs.types.geometry import Box, Point, span
 from dvidfs.types.volumes.chunks import Chunks, fits
 from dvidfs.types.volumes.source import Shape, Source
@@ -30,11 +32,20 @@ def scale_key(shape: Shape) -> str:
     return "_".join(f"{size:.10g}" for size in shape.frame.nanometers)
 
 
+MESH = "mesh"
+_RAW = {"encoding": "raw"}
+_COMPRESSED = {
+    "encoding": "compressed_segmentation",
+    "compressed_segmentation_block_size": [segmentation.SUB] * 3,
+}
+
+
 def info(shapes: list[Shape], chunks: list[Chunks]) -> dict[str, Any]:
-    kind = shapes[0].kind
+    kind, meshes = shapes[0].kind, chunks[0].source.meshes
     return {
         "@type": "neuroglancer_multiscale_volume",
-        "type": "image",
+        "type": "segmentation" if kind.labels else "image",
+        **({} if meshes is None else {MESH: MESH}),
         "data_type": kind.dtype.name,
         "num_channels": kind.channels[0] if kind.channels else 1,
         "scales": [
@@ -44,7 +55,7 @@ def info(shapes: list[Shape], chunks: list[Chunks]) -> dict[str, Any]:
                 "resolution": shape.frame.nanometers,
                 "voxel_offset": shape.extents.offset,
                 "chunk_sizes": [grid.size],
-                "encoding": "raw",
+                **(_COMPRESSED if kind.labels else _RAW),
             }
             for shape, grid in zip(shapes, chunks, strict=True)
         ],
@@ -115,18 +126,27 @@ class PrecomputedFiles:
         chunks, index = self._find(view, key, box)
         return chunks.read(view, index, offset, length)
 
+    def compressed(self, view: ReadView, key: str, box: Box) -> bytes:
+        """A whole chunk of labels."""
+        chunks, index = self._find(view, key, box)
+        return chunks.segmentation(view, index)
+
     def ready(self, view: ReadView, key: str, box: Box, _offset: int, _length: int) -> bool:
         chunks, index = self._find(view, key, box)
         return chunks.ready(view, index)
 
 
-def precomputed_folder(source: Source) -> Directory:
-    """``precomputed/``."""
+def precomputed_folder(source: Source, *, labels: bool = False) -> Directory:
+    """``precomputed/``; ``labels``: of labels."""
     p = PrecomputedFiles(source)
 
     def read_info(view: ReadView, offset: int, length: int) -> Buffer:
         return p.info(view)[offset : offset + length]
 
-    chunk = Each(parse_chunk, p.names, p.has, File(p.size, p.read, ready=p.ready))
+    file = Made(p.compressed) if labels else File(p.size, p.read, ready=p.ready)
+    chunk = Each(parse_chunk, p.names, p.has, file)
     scale = Each(parse_key, p.keys, lambda view, key: key in p.keys(view), Directory(each=(chunk,)))
-    return Directory({"info": File(lambda view: len(p.info(view)), read_info)}, each=(scale,), shown=p.shown)
+    entries: dict[str, File | Made | Directory] = {"info": File(lambda view: len(p.info(view)), read_info)}
+    if source.meshes is not None:
+        entries[MESH] = source.meshes
+    return Directory(entries, each=(scale,), shown=p.shown)

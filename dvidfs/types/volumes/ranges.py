@@ -27,7 +27,7 @@ WORTH_KEEPING = 4
 def read_range(view: ReadView, source: Source, scale: int, bricks: Bricks, start: int, stop: int) -> Buffer:
     """Bytes [start, stop) of the voxels of ``bricks`` in C order."""
     volume, keeps = source.open(view, scale), bricks.layer_bytes <= sizes.CACHE_BYTES
-    cache, key, parts = cache_of(view.txn.store), (view.stamp(), scale, bricks.box), list[Buffer]()
+    cache, key, parts = cache_of(view.txn.store), (source.key(view, scale), bricks.box), list[Buffer]()
     runs = list(bricks.runs(start, stop))
     again = {number for number in {run.number for run in runs} if cache.touch((key, number))} if keeps else set()
     at = told = start  # what lies between is read straight from the blocks
@@ -60,9 +60,9 @@ def _straight(volume: Volume, bricks: Bricks, start: int, stop: int) -> Iterator
         start = end
 
 
-def is_ready(view: ReadView, scale: int, bricks: Bricks, start: int, stop: int) -> bool:
+def is_ready(view: ReadView, source: Source, scale: int, bricks: Bricks, start: int, stop: int) -> bool:
     """Whether that range is in memory."""
-    cache, key = cache_of(view.txn.store), (view.stamp(), scale, bricks.box)
+    cache, key = cache_of(view.txn.store), (source.key(view, scale), bricks.box)
     return all(cache.has((key, run.number)) for run in bricks.runs(start, stop))
 
 

@@ -6,7 +6,7 @@ the view's stamp stands. Invariant: no file knows its datatype; whatever it read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import NotFound
+from dvidfs.types.base import Directory
 from dvidfs.types.formats.frame import Container, Frame
 from dvidfs.types.geometry import Box, Point
 from dvidfs.types.volumes.bricks import Bricks, cache_of
@@ -57,6 +58,7 @@ class Source:
     ``open(view, scale)``: the volume. ``extents(view, scale)``: the box that files show, None before anything was written.
     ``scales(view)``: how many further scales there are. ``change(view, coords, blocks)``: store whole blocks of
     scale 0, coordinates (x, y, z) and voxels (n, z, y, x); ``record(view, **what)``: a line of the mutation log. ``writable(view)``: whether anything can be changed at all.
+    ``name`` tells sources of the same instance from each other. ``meshes``: the folder of surfaces, of a source of labels that has them.
     """
 
     open: Callable[[ReadView, int], Volume]
@@ -65,6 +67,12 @@ class Source:
     change: Callable[[WriteView, Sequence[Point], NDArray], None]
     record: Callable[..., None]
     writable: Callable[[ReadView], bool] = lambda view: True
+    name: str = ""
+    meshes: Directory | None = None
+
+    def key(self, view: ReadView, scale: int) -> Hashable:
+        """What a cache of these voxels is keyed by."""
+        return view.stamp(), self.name, scale
 
     def shape(self, view: ReadView, scale: int = 0) -> Shape:
         """What the files of this version and scale are made from."""
@@ -75,7 +83,7 @@ class Source:
 
         if isinstance(view, WriteView):  # what it sees may never be committed
             return look()
-        return cache_of(view.txn.store).shape((view.stamp(), scale), look)
+        return cache_of(view.txn.store).shape(self.key(view, scale), look)
 
     def shapes(self, view: ReadView) -> list[Shape]:
         """Those of all scales, the finest first."""

@@ -22,6 +22,7 @@ class VoxelKind:
     """A voxel type. ``values`` are (type, label) of each channel, as ``info`` shows them.
 
     ``halve`` makes the next scale: from (2z, 2y, 2x) voxels, split into channels, (z, y, x) of the same type.
+    ``labels``: they are uint64 numbers of things, not intensities.
     """
 
     name: str
@@ -30,6 +31,7 @@ class VoxelKind:
     url: str
     summary: str
     halve: Callable[[NDArray], NDArray] = means.halve
+    labels: bool = False
 
     @cached_property
     def item(self) -> np.dtype:

@@ -1,0 +1,247 @@
+"""Where a body or a supervoxel lies: its blocks, and its voxels as runs or masks, made block after block.
+
+The index names the blocks and the supervoxels, the stored blocks say which voxels these have; at a scale s a block counts if
+one of scale 0 lies in it. Blocks are read by z, y, x, opened by all cores with a bounded number ahead, so no body is ever whole
+in memory; those of small bodies, which are looked at again and again, are kept opened. What options mean and how runs travel is
+for :mod:`~dvidfs.types.labelmap.sparse`. Invariant: no run ends where another begins. Source: reference note "sparsevol" 3.5.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvidfs.engine import keys, ledger
+from dvidfs.engine.keys import Family
+from dvidfs.engine.store import Buffer, Store
+from dvidfs.engine.versions import ReadView
+from dvidfs.kernels import runs as kernel
+from dvidfs.kernels.labels import Block
+from dvidfs.kernels.runs import Runs
+from dvidfs.types import workers
+from dvidfs.types.formats.labelindex import codes_of_points, points_of_codes
+from dvidfs.types.formats.sparsevol import EVERYWHERE, Bounds, block_head
+from dvidfs.types.geometry import Point
+from dvidfs.types.labelmap import bodies, stored
+from dvidfs.types.labelmap.books import Book, mapping
+from dvidfs.types.labelmap.columns import ABSENT, U64s
+from dvidfs.types.labelmap.index import Counts
+from dvidfs.types.labelmap.scales import PYRAMID
+from dvidfs.types.pyramids.level import at_scale
+
+T = TypeVar("T")
+
+TASK = 16
+"""Blocks that a thread gets at a time."""
+KEPT = 128
+"""The blocks of a body that has more are not kept opened."""
+_DEEPEST = 21
+"""From this scale on there are no further blocks: their coordinates have 21 bits at scale 0."""
+
+
+class Shape(NamedTuple):
+    """``supervoxels``, ascending; ``codes``: the blocks of scale 0 that they have voxels in, ascending; all their voxels."""
+
+    supervoxels: U64s
+    codes: U64s
+    voxels: int
+
+
+# ---------------------------------------------------------------- what the index says
+
+
+def of_body(view: ReadView, body: int) -> Shape | None:
+    """The shape of a body; None if there is no such body."""
+    key = _key(view, body)
+    if key is None:
+        return _alone(bodies.of_body(view, body))
+    found = bodies.HELD.get(view, key, lambda: _joined(bodies.of_body(view, body)))
+    return found if found.voxels else None
+
+
+def of_supervoxel(view: ReadView, supervoxel: int) -> Shape | None:
+    """The shape of a supervoxel; None if the body that it is mapped to does not hold it."""
+    body = mapping(view).one(supervoxel)
+    held = bodies.members(view, supervoxel if body == ABSENT else body).supervoxels
+    at = int(np.searchsorted(held, np.uint64(supervoxel)))
+    if at == len(held) or int(held[at]) != supervoxel:
+        return None
+    return _alone(bodies.of_supervoxel(view, supervoxel))
+
+
+def is_kept(view: ReadView, body: int) -> bool:
+    """Whether the shape of a body is in memory, or that of a supervoxel of the same number."""
+    key = _key(view, body)
+    return key is None or bodies.HELD.peek(view.txn.store, key) is not None
+
+
+def _key(view: ReadView, body: int) -> tuple[object, ...] | None:
+    """What the shape of a body is kept under; None for one that holds but the supervoxel of its number."""
+    at = ledger.stamp(view, Book.BODY, body)
+    return None if at is None else ("shape", view.instance.id, view.version, body, at, view.graph.history)
+
+
+def _alone(rows: Counts) -> Shape | None:
+    """The shape of one supervoxel, whose rows name each block once."""
+    return Shape(rows.supervoxels[:1], rows.codes, int(rows.counts.sum(dtype=np.uint64))) if len(rows) else None
+
+
+def _joined(rows: Counts) -> Shape:
+    return Shape(np.unique(rows.supervoxels), np.unique(rows.codes), int(rows.counts.sum(dtype=np.uint64)))
+
+
+def blocks(view: ReadView, shape: Shape, scale: int = 0, bounds: Bounds = EVERYWHERE) -> NDArray[np.int64]:
+    """The blocks (n, 3) x, y, z of a scale that a shape lies in, as far as the bounds touch them, by z, y, x."""
+    coords = points_of_codes(shape.codes)
+    if scale:
+        coords = points_of_codes(np.unique(codes_of_points(coords >> min(scale, _DEEPEST))))
+    return coords if bounds.is_open else coords[bounds.keep(coords, view.instance.settings["BlockSize"])]
+
+
+def coarse(coords: NDArray[np.int64]) -> Runs:
+    """Blocks (n, 3) x, y, z in order as runs of blocks."""
+    apart = np.append(True, (coords[1:] != coords[:-1] + (1, 0, 0)).any(axis=1))[: len(coords)]
+    first = np.flatnonzero(apart)
+    lengths = np.diff(np.append(first, len(coords)))
+    return np.column_stack((coords[first], lengths)).astype(np.int32)
+
+
+# ---------------------------------------------------------------- what the blocks say
+
+
+@dataclass(frozen=True)
+class Sought:
+    """The voxels of some supervoxels (ascending) in some ``coords`` (n, 3), blocks x, y, z of a scale, by z, y, x."""
+
+    view: ReadView
+    supervoxels: U64s
+    coords: NDArray[np.int64]
+    scale: int = 0
+    bounds: Bounds = EVERYWHERE
+
+    @property
+    def block(self) -> Point:
+        """Voxels of a block (x, y, z)."""
+        x, y, z = self.view.instance.settings["BlockSize"]
+        return x, y, z
+
+    def runs(self) -> Iterator[Runs]:
+        """The runs, in pieces: each sorted by z, y, x, none empty."""
+        held, width = np.empty((0, 4), np.int32), self.block[0]
+        for stop, found in self._each(partial(_runs, self.supervoxels, self.block, self.bounds.voxels)):
+            if len(held):
+                found = kernel.join_runs(np.concatenate((held, found)))
+                held = held[:0]
+            if stop < len(self.coords) and (self.coords[stop] - self.coords[stop - 1] == (1, 0, 0)).all():
+                on = found[:, 0] + found[:, 3] == int(self.coords[stop, 0]) * width
+                held, found = found[on], found[~on]
+            if len(found):
+                yield found
+
+    def masks(self) -> Iterator[bytes]:
+        """What a stream of binary blocks says of the blocks, in pieces; of one without voxels nothing. Bounds cut only blocks."""
+        for _, found in self._each(partial(_masks, self.supervoxels, self.block)):
+            if found:
+                yield found
+
+    def is_light(self, most: int) -> bool:
+        """Whether there are few blocks, all of them opened already."""
+        if self.scale or len(self.coords) > most:
+            return False
+        entries = (self.view.find(Family.BLOCK, keys.encode_block(0, *coord)) for coord in self.coords.tolist())
+        return all(entry is None or stored.is_kept(self.view, entry) for entry in entries)
+
+    def _each(self, work: Callable[[Sequence[Held]], T]) -> Iterator[tuple[int, T]]:
+        """What ``work`` makes of the blocks, some at a time, in order; and how many have been gone through then."""
+        count, most = len(self.coords), 2 * (os.cpu_count() or 1)
+        if count <= TASK:
+            yield count, work(self._load(0, count))
+            return
+        waiting: deque[tuple[int, Future[T]]] = deque()
+        try:
+            for at in range(0, count, TASK):
+                stop = min(count, at + TASK)
+                waiting.append((stop, workers.pool().submit(work, self._load(at, stop))))
+                if len(waiting) > most:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+    def _load(self, at: int, stop: int) -> list[Held]:
+        """Some of the blocks, as far as they are stored: what a thread needs of them, which must not use the transaction."""
+        view, coords = self.view, [(x, y, z) for x, y, z in self.coords[at:stop].tolist()]
+        if self.scale:
+            payloads = at_scale(PYRAMID, view, self.scale).payloads(coords)
+            return [Held(c, bytes(p)) for c, p in zip(coords, payloads, strict=True) if p is not None]
+        out, store = [], view.txn.store if len(self.coords) <= KEPT else None
+        for coord in coords:
+            entry = view.find(Family.BLOCK, keys.encode_block(0, *coord))
+            if entry is not None:
+                block = stored.HELD.peek(view.txn.store, entry.ref) if entry.ref else None
+                out.append(Held(coord, b"" if block else bytes(view.load(entry)), block, store, entry.ref))
+        return out
+
+
+class Held(NamedTuple):
+    """A block on its way to a thread: opened, or its payload, and where it is to be kept."""
+
+    coord: Point
+    payload: Buffer
+    block: Block | None = None
+    store: Store | None = None
+    ref: int = 0
+
+    def opened(self) -> Block:
+        if self.block is not None:
+            return self.block
+        found = stored.opened(self.payload)
+        if self.store is not None and self.ref:
+            stored.HELD.keep(self.store, self.ref, found)
+        return found
+
+
+def _runs(supervoxels: U64s, size: Point, box: kernel.Box | None, held: Sequence[Held]) -> Runs:
+    """The runs of some blocks, joined where these touch."""
+    parts = []
+    for one in held:
+        block = one.opened()
+        parts.append(kernel.block_runs(block, _wanted(block, supervoxels), _start(one.coord, size), box))
+    if len(parts) == 1:
+        return parts[0]
+    return kernel.join_runs(np.concatenate(parts)) if parts else np.empty((0, 4), np.int32)
+
+
+def _masks(supervoxels: U64s, size: Point, held: Sequence[Held]) -> bytes:
+    parts = []
+    for one in held:
+        block = one.opened()
+        wanted = _wanted(block, supervoxels)
+        if wanted.any():
+            said = kernel.block_masks(block, wanted)
+            parts += [block_head(_start(one.coord, size)), said] if said[0] != kernel.NONE else []
+    return b"".join(parts)
+
+
+def _start(coord: Point, size: Point) -> Point:
+    return coord[0] * size[0], coord[1] * size[1], coord[2] * size[2]
+
+
+def _wanted(block: Block, supervoxels: U64s) -> NDArray[np.bool_]:
+    """Which entries of a block's table are wanted."""
+    if len(supervoxels) == 1:
+        return block.labels == supervoxels[0]
+    at = np.searchsorted(supervoxels, block.labels)
+    return supervoxels[np.minimum(at, len(supervoxels) - 1)] == block.labels
