@@ -59,6 +59,12 @@ def records(view: ReadView) -> Iterator[dict[str, Any]]:
         yield entry
 
 
+def find(view: ReadView, version: int, number: int) -> dict[str, Any] | None:
+    """The record of one mutation of the instance at a version; its time in ns."""
+    row = view.txn.get(Table.MUTATIONS, MUTATION_KEY.pack(view.instance.id, version, number))
+    return None if row is None else orjson.loads(row)
+
+
 def line(txn: ReadTxn, begin: Node, end: Node) -> Sequence[Node]:
     """Versions from ``end`` up through first parents to ``begin``; to the root where ``begin`` is none of them.
 

@@ -69,9 +69,9 @@ def stamp(view: ReadView, book: int, number: int) -> tuple[int, int] | None:
     return None
 
 
-def rows(view: ReadView, book: int, number: int, *, until: int = _MUTATION) -> list[Row]:
-    """The rows of an id, newest first; of the version itself only those of mutations up to ``until``."""
-    prefix = LEDGER_KEY.pack(view.instance.id, book, number, _VERSION - view.version, _MUTATION - until)
+def rows(view: ReadView, book: int, number: int, *, after: tuple[int, int] = (0, 0)) -> list[Row]:
+    """The rows of an id, newest first; only those newer than ``after`` (version, mutation)."""
+    prefix = LEDGER_KEY.pack(view.instance.id, book, number, _VERSION - view.version, 0)
     head, mask, out = prefix[:_ID], view.lineage.mask, []
     with view.txn.new_cursor(_LEDGER) as cursor:
         if not cursor.set_range(prefix):
@@ -82,8 +82,19 @@ def rows(view: ReadView, book: int, number: int, *, until: int = _MUTATION) -> l
                 break
             version = _VERSION - int.from_bytes(key[_ID : _ID + 4], "big")
             if mask[version]:
-                out.append(Row(version, _MUTATION - int.from_bytes(key[_ID + 4 :], "big"), data))
+                row = Row(version, _MUTATION - int.from_bytes(key[_ID + 4 :], "big"), data)
+                if row[:2] <= after:
+                    break
+                out.append(row)
     return out
+
+
+def later(view: ReadView, book: int, number: int, mutation: int) -> list[Row]:
+    """The rows of an id that the version itself wrote after a mutation, newest first."""
+    start = LEDGER_KEY.pack(view.instance.id, book, number, _VERSION - view.version, 0)
+    stop = LEDGER_KEY.pack(view.instance.id, book, number, _VERSION - view.version, _MUTATION - mutation)
+    rows = view.txn.scan(_LEDGER, start, stop)
+    return [Row(view.version, _MUTATION - int.from_bytes(key[_ID + 4 :], "big"), data) for key, data in rows]
 
 
 def gather(view: ReadView, book: int, ids: NDArray[np.uint64]) -> tuple[NDArray[np.int64], list[bytes]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, islice
@@ -591,6 +592,19 @@ class WriteView(ReadView):
             self.txn.put(Table.VALUES, keys.VALUE_KEY.pack(self.instance.id, ref, number), row or b"")
         self.txn.put(Table.TRASH, keys.U64.pack(ref), keys.TRASH.pack(self.instance.id, 0, self.txn.now))
         return Uploaded(self.instance.id, ref, entry.size, entry.codec)
+
+
+@contextmanager
+def committed(view: ReadView) -> Iterator[ReadView | None]:
+    """What has been committed of an instance and version, to a write that sees more; None if it is all new.
+
+    What is learned from it may be kept for all readers, which is not so of what a write sees.
+    """
+    with view.txn.store.read() as txn:
+        instance = txn.graph.instance_by_id(view.instance.id)
+        repo = txn.graph.repos.get(view.node.repo)
+        node = repo.nodes.get(view.node.id) if repo is not None else None
+        yield ReadView(txn, node, instance) if node is not None and instance is not None else None
 
 
 def _refuse(conflict: Conflict) -> None:

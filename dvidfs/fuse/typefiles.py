@@ -55,9 +55,8 @@ class TypeDir(Dir):
         return self.stat_in(view, view.modified())
 
     def stat_in(self, view: ReadView, modified: int) -> Stat:
-        if view.frozen:
-            return Stat(DIR, 0, modified, FOREVER)
-        return Stat(OPEN_DIR, 0, modified, SOON)
+        own = self.entry.mtime
+        return folder_stat(view, modified if own is None else own(view, *self.parts))
 
     def ttl(self, txn: ReadTxn) -> float:
         return self.at.ttl(txn)
@@ -109,7 +108,7 @@ class TypeRows(Listing):
         home = self.home
         view = home.at.view(txn)
         above, modified = home.parts, view.modified()
-        folder = home.stat_in(view, modified)  # those below tell the same
+        folder = folder_stat(view, modified)
         for texts, each in self.groups:
             for low in range(start, len(texts), BATCH):
                 batch = texts[low : low + BATCH]
@@ -118,15 +117,20 @@ class TypeRows(Listing):
                         node = home.place(view, home.entry.entries[text], above, name)
                     else:
                         node = home.place(view, each.entry, (*above, each.parse(text)), name)
-                    yield name, node, folder if isinstance(node, TypeDir) else stat_listed(node, view, modified)
+                    plain = isinstance(node, TypeDir) and node.entry.mtime is None
+                    yield name, node, folder if plain else stat_listed(node, view, modified)
             start = max(0, start - len(texts))
 
 
-def stat_listed(node: TypeFile | MadeFile, view: ReadView, modified: int) -> Stat:
+def folder_stat(view: ReadView, mtime: int) -> Stat:
+    return Stat(DIR, 0, mtime, FOREVER) if view.frozen else Stat(OPEN_DIR, 0, mtime, SOON)
+
+
+def stat_listed(node: TypeDir | TypeFile | MadeFile, view: ReadView, modified: int) -> Stat:
     try:
         return node.stat_in(view, modified)
     except DvidfsError:
-        return Stat(FILE, 0, modified, 0.0)  # opening it will tell
+        return Stat(DIR if isinstance(node, TypeDir) else FILE, 0, modified, 0.0)  # opening it will tell
 
 
 class TypeFile(Named):

@@ -77,7 +77,12 @@ class Handlers:
             kind = self.registry.get(instance.type)
             if kind is None:
                 raise Unsupported(f'data "{instance.name}" is of type {instance.type}, which this server does not have')
-            return Found(instance_row(kind, call, node, instance, self.host), {}, node, instance, kind)
+            row = instance_row(kind, call, node, instance, self.host)
+            if row.option and not getattr(self.options, row.option):
+                raise BadRequest(
+                    f"{row.keyword.capitalize()} endpoint deactivated in this DVID server's configuration."
+                )
+            return Found(row, {}, node, instance, kind)
         if len(parts) > 2 and parts[1] in ("repo", "node") and self.routes.candidates(parts):
             self._check_mode(call)
             self._check_lock(txn, call)

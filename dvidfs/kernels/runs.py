@@ -8,7 +8,8 @@ Points, boxes and sizes are (x, y, z), boxes half-open (x0, y0, z0, x1, y1, z1);
 Invariants: runs that are made do not overlap, are as long as can be within the block (within the volume, when joined) and
 sorted by z, y, x; both forms of a function give the same. Source: reference note "sparsevol" 3.1 to 3.4.
 
-A 64³ block of 350 supervoxels, half of them wanted, on one core, in ms: runs 0.25, masks 0.25; of one supervoxel 0.02.
+A 64³ block on one core, in ms, runs and masks: one supervoxel of 350 0.02 and 0.02, half of them (11,000 runs) 0.21 and
+0.17; of a real one 0.01 to 0.1. The numpy twins take 5 to 15. Joining a million runs of many blocks takes 45.
 """
 
 from __future__ import annotations

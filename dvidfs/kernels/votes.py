@@ -5,7 +5,7 @@ eight times background stays background. So one voxel among seven of background 
 blocks lie under which is for others. Invariant: both forms give the same labels. Source: reference note "labelmap
 mutations" 4.9.
 
-A block of 64³ supervoxels of an electron micrograph on one core, in ms: numpy 30, compiled 0.2.
+Real blocks of 64³ supervoxels on one core, in ms: numpy 16 to 20, compiled 0.1 to 0.2; noise 2.3.
 """
 
 from __future__ import annotations

@@ -109,7 +109,8 @@ class Endpoint:
     empty answer. ``prepare(view, ...)`` takes the same and returns what ``run`` gets instead; it runs before the write
     lane, for work that needs no transaction. ``inline``: so short that it runs on the event loop, and in the fast
     lane. ``light(view, **parts, **query)``: whether a request of a row that is not inline is as short as that.
-    ``lockable`` False: allowed on committed versions though it is a POST. ``admin``: for administrators only. ``cached`` False: the answer
+    ``lockable`` False: allowed on committed versions though it is a POST. ``admin``: for administrators only. ``option``: the
+    option of the server without which it is refused. ``cached`` False: the answer
     depends on more than this instance, so it gets no ETag; so does one to which a query option of ``uncached`` is given. ``args``: parsers of path parts.
     """
 
@@ -127,6 +128,7 @@ class Endpoint:
     lockable: bool = True
     throttled: bool = False
     admin: bool = False
+    option: str = ""
     cached: bool = True
     uncached: tuple[str, ...] = ()
     example: str = ""
@@ -262,10 +264,11 @@ class Numbered(Sequence[str]):
 
 @dataclass(frozen=True)
 class Directory:
-    """Fixed entries by name, then patterns. ``shown``, ``listed`` as of a file."""
+    """Fixed entries by name, then patterns. ``mtime`` (found quickly), ``shown``, ``listed`` as of a file."""
 
     entries: Mapping[str, File | Made | Directory] = field(default_factory=dict)
     each: tuple[Each, ...] = ()
+    mtime: Callable[..., int] | None = None
     shown: Callable[..., bool] | None = None
     listed: bool = True
 

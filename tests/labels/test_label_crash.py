@@ -6,6 +6,7 @@ each the store is opened again and compared with the model: voxels, scales, mapp
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import http.client
 import os
@@ -104,24 +105,25 @@ def may_be(client: Client, found: Labels) -> Iterator[State]:
 def test_mutations_survive_kill_9_whole(tmp_path: Path, durability: str):
     seed = int.from_bytes(os.urandom(4), "little")
     chance = random.Random(seed)
-    print("seed", seed)
-    state, at, done = State.empty(FRAME), None, 0
-    for number in range(ROUNDS):
-        with LabelServer(tmp_path, "--durability", durability) as server:
-            if at is None:
-                at = begin(Connection(server.port), state, chance)
+    state, done = State.empty(FRAME), 0
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(LabelServer(tmp_path, "--durability", durability))
+        at = begin(Connection(server.port), state, chance)
+        for number in range(ROUNDS):
+            print("seed", seed, "round", number)
             client = Client(server.port, at, state, chance)
             client.start()
             time.sleep(chance.uniform(0.05, 0.5))  # the random moment, not a wait for anything
             server.kill()
-        client.join(30)
-        assert not client.is_alive()
-        assert client.error is None, f"seed {seed}, round {number}"
-        done += client.done
-        state = found_again(tmp_path, client, at, f"seed {seed}, round {number}")
-        with open_engine(tmp_path / "store") as engine:
-            report = check_store(engine, deep=True, verifier=lambda name: registry()[name].verify)
-            assert report.problems == [], f"seed {seed}, round {number}"
+            client.join(30)
+            assert not client.is_alive()
+            assert client.error is None
+            done += client.done
+            with open_engine(tmp_path / "store") as engine:
+                report = check_store(engine, deep=True, verifier=lambda name: registry()[name].verify)
+                assert report.problems == []
+            server = stack.enter_context(LabelServer(tmp_path, "--durability", durability))
+            state = found_again(Connection(server.port), client, at)
     assert done > ROUNDS
 
 
@@ -135,19 +137,15 @@ def begin(connection: Connection, state: State, chance: random.Random) -> tuple[
     return uuid, "labels"
 
 
-def found_again(folder: Path, client: Client, at: tuple[str, str], where: str) -> State:
-    """The one of the states that may be which the store agrees with; AssertionError if there is none."""
-    with LabelServer(folder) as server:
-        connection = Connection(server.port)
-        labels = Labels(connection, *at)
-        errors: list[Exception] = []
+def found_again(connection: Connection, client: Client, at: tuple[str, str]) -> State:
+    """The one of the states that may be which the server agrees with; AssertionError if there is none."""
+    labels, errors = Labels(connection, *at), list[Exception]()
+    with contextlib.closing(connection):
         for state in may_be(client, labels):
             try:
                 agree(labels, state, random.Random(0), bodies=6)
             except (AssertionError, Refused) as e:
                 errors.append(e)
             else:
-                connection.close()
                 return state
-        connection.close()
-    raise AssertionError(f"{where}: neither without nor with the edit under way: {errors}")
+    raise AssertionError(f"neither without nor with the edit under way: {errors}")

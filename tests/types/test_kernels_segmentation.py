@@ -95,10 +95,10 @@ def test_one_label_everywhere():
 
 
 def test_what_no_offset_reaches_is_refused():
-    """Tables begin before word 2^24. Here 512 labels in each sub-block need 1280 words, and headers 2."""
-    fits, subs = (1 << 24) // 1282, 13104
-    volume = np.tile(np.arange(512, dtype=np.uint64).reshape(8, 8, 8), (1, 1, subs))
-    assert fits < subs
+    """Each of these sub-blocks has 2 words of header, 256 of values and 1024 of table; the last table must begin before 2^24."""
+    fits = 13087
+    assert 2 * fits + 1280 * (fits - 1) + 256 < 1 << 24 <= 2 * (fits + 1) + 1280 * fits + 256
+    volume = np.tile(np.arange(512, dtype=np.uint64).reshape(8, 8, 8), (1, 1, fits + 1))
     with pytest.raises(ValueError, match="ask for a smaller one"):
         segmentation.encode(volume)
     held = np.ascontiguousarray(volume[:, :, : 8 * fits])

@@ -9,13 +9,15 @@ and :mod:`~dvidfs.types.labelmap.splits`. What was put together is kept under th
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvidfs.engine import ledger
-from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.engine.versions import ReadView, WriteView, committed
 from dvidfs.errors import NotFound
 from dvidfs.types.labelmap import index
 from dvidfs.types.labelmap.books import Book, totals
@@ -24,7 +26,8 @@ from dvidfs.types.labelmap.held import Held
 from dvidfs.types.labelmap.index import Counts
 
 _HEAD = struct.Struct("<qIIHHB3x")
-"""Time ns, supervoxels that came, that left, bytes of user and app, 1 if the index was changed by a mutation of bodies."""
+"""Time ns, supervoxels that came, that left, bytes of user and app, flags: :data:`_TOLD`, :data:`_COUNTED`."""
+_TOLD, _COUNTED = 1, 2
 _NONE = np.zeros(0, np.uint64)
 HELD = Held(64 << 20)
 """Members and indices of bodies."""
@@ -41,7 +44,10 @@ class LastChange(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """What a row says: supervoxels that came and that left; ``told``: it counts as a change of the body (ingest does not)."""
+    """What a row says: supervoxels that came and that left.
+
+    ``told``: it counts as a change of the body (ingest does not). ``counted``: the counts of other supervoxels may have changed too.
+    """
 
     came: U64s
     left: U64s
@@ -49,19 +55,21 @@ class Change:
     user: str = ""
     app: str = ""
     told: bool = True
+    counted: bool = True
 
     def pack(self) -> bytes:
         user, app = self.user.encode()[:65535], self.app.encode()[:65535]
-        head = _HEAD.pack(self.time, len(self.came), len(self.left), len(user), len(app), self.told)
+        flags = _TOLD * self.told | _COUNTED * self.counted
+        head = _HEAD.pack(self.time, len(self.came), len(self.left), len(user), len(app), flags)
         return head + user + app + self.came.astype("<u8").tobytes() + self.left.astype("<u8").tobytes()
 
     @classmethod
     def parse(cls, row: bytes) -> Change:
-        when, n, m, u, a, told = _HEAD.unpack_from(row)
+        when, n, m, u, a, flags = _HEAD.unpack_from(row)
         at = _HEAD.size
         user, app = row[at : at + u].decode(errors="replace"), row[at + u : at + u + a].decode(errors="replace")
         ids = np.frombuffer(row, "<u8", n + m, at + u + a)
-        return cls(ids[:n], ids[n:], when, user, app, bool(told))
+        return cls(ids[:n], ids[n:], when, user, app, bool(flags & _TOLD), bool(flags & _COUNTED))
 
 
 class Members(NamedTuple):
@@ -94,8 +102,73 @@ def members(view: ReadView, body: int) -> Members:
     if at is None:
         own = np.array([body] if size(view, body) else [], np.uint64)
         return Members(own, np.zeros(len(own), np.uint64))
-    key = ("members", view.instance.id, view.version, body, at, view.graph.history)
-    return HELD.get(view, key, lambda: _members(ledger.rows(view, Book.BODY, body), body))
+    return _kept(view, "members", body, at, lambda seen: _members(ledger.rows(seen, Book.BODY, body), body), _moved)
+
+
+Known = TypeVar("Known", "Members", Counts)
+
+
+class _Kept(NamedTuple):
+    """Something of a body, made when its newest row was ``at``."""
+
+    at: tuple[int, int]
+    value: Any
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.value)
+
+
+def _kept(
+    view: ReadView,
+    what: str,
+    body: int,
+    at: tuple[int, int],
+    make: Callable[[ReadView], Known],
+    follow: Callable[[ReadView, Known, Sequence[ledger.Row]], Known | None],
+) -> Known:
+    """What is kept of a body, brought up to date by its latest rows if these allow it, or made anew."""
+    key = (what, view.instance.id, view.version, body, view.graph.history)
+    held = HELD.peek(view.txn.store, key)
+    if held is None and isinstance(view, WriteView):
+        with committed(view) as known:
+            if known is not None and (then := ledger.stamp(known, Book.BODY, body)) is not None:
+                _kept(known, what, body, then, make, follow)
+        held = HELD.peek(view.txn.store, key)
+    if held is not None and held.at == at:
+        return held.value
+    value = None
+    if held is not None and held.at < at and not view.lineage.merges:
+        rows = ledger.rows(view, Book.BODY, body, after=held.at)
+        value = follow(view, held.value, rows)
+    if value is None:
+        value = make(view)
+    if not isinstance(view, WriteView):  # what that sees may never be committed
+        HELD.keep(view.txn.store, key, _Kept(at, value))
+    return value
+
+
+def _moved(view: ReadView, held: Members, rows: Sequence[ledger.Row]) -> Members:
+    """Members after further rows, newest first."""
+    supervoxels, since = held
+    for row in reversed(rows):
+        change = Change.parse(row.data)
+        if len(change.left):
+            stay = ~is_in(supervoxels, change.left)
+            supervoxels, since = supervoxels[stay], since[stay]
+        if len(change.came):
+            new = change.came[~is_in(change.came, supervoxels)]
+            at = np.searchsorted(supervoxels, new)
+            supervoxels, since = np.insert(supervoxels, at, new), np.insert(since, at, np.uint64(row.mutation))
+    return Members(supervoxels, since)
+
+
+def is_in(numbers: U64s, sorted_: U64s) -> NDArray[np.bool_]:
+    """Which of ``numbers`` are in a sorted array."""
+    if not len(sorted_):
+        return np.zeros(len(numbers), bool)
+    at = np.minimum(np.searchsorted(sorted_, numbers), len(sorted_) - 1)
+    return sorted_[at] == numbers
 
 
 def _members(rows: list[ledger.Row], body: int) -> Members:
@@ -137,8 +210,31 @@ def of_body(view: ReadView, body: int) -> Counts:
     at = ledger.stamp(view, Book.BODY, body)
     if at is None:
         return of_supervoxel(view, body) if size(view, body) else index.NO_COUNTS
-    key = ("index", view.instance.id, view.version, body, at, view.graph.history)
-    return HELD.get(view, key, lambda: _joined(view, body))
+    return _kept(view, "index", body, at, lambda seen: _joined(seen, body), _indexed)
+
+
+def _indexed(view: ReadView, held: Counts, rows: Sequence[ledger.Row]) -> Counts | None:
+    """An index after further rows, newest first; None if they changed more than which supervoxels there are."""
+    changes = [Change.parse(row.data) for row in reversed(rows)]
+    if any(change.counted for change in changes) or sum(len(change.came) for change in changes) > len(held):
+        return None
+    for change in changes:
+        gone = np.union1d(change.left, change.came)
+        stay = held.take(~is_in(held.supervoxels, gone)) if len(gone) else held
+        new = index.counts_of(view, change.came)
+        if not len(new):
+            held = stay
+            continue
+        new = new.take(np.lexsort((new.supervoxels, new.codes)))
+        at = np.searchsorted(
+            stay.codes, new.codes
+        )  # in a block they stand before the others: no order is promised there
+        held = Counts(
+            np.insert(stay.supervoxels, at, new.supervoxels),
+            np.insert(stay.codes, at, new.codes),
+            np.insert(stay.counts, at, new.counts),
+        )
+    return held
 
 
 def _joined(view: ReadView, body: int) -> Counts:
@@ -163,6 +259,16 @@ def former(view: ReadView, body: int, until: int) -> tuple[Counts, LastChange] |
     return found.take(np.lexsort((found.supervoxels, found.codes))), _last(before)
 
 
+def without_rows(view: ReadView, bodies: U64s) -> NDArray[np.bool_]:
+    """Which bodies hold just the supervoxel of their own number, because nothing ever came or left."""
+    out = np.ones(len(bodies), bool)
+    if not ledger.is_empty(view, Book.BODY):
+        order = np.argsort(bodies)
+        of, _ = ledger.gather(view, Book.BODY, bodies[order])
+        out[order[of]] = False
+    return out
+
+
 def blocks(rows: Counts) -> U64s:
     """The blocks of an index, each once, ascending."""
     return np.unique(rows.codes)
@@ -182,8 +288,8 @@ def need(view: ReadView, body: int) -> Counts:
 class Changes:
     """Changes of bodies that one mutation makes, written together."""
 
-    def __init__(self, view: WriteView, mutation: int, *, told: bool = True) -> None:
-        self._view, self._mutation, self._told = view, mutation, told
+    def __init__(self, view: WriteView, mutation: int, *, told: bool = True, counted: bool = True) -> None:
+        self._view, self._mutation, self._told, self._counted = view, mutation, told, counted
         self._came: dict[int, list[U64s]] = {}
         self._left: dict[int, list[U64s]] = {}
         self._gone: list[U64s] = []
@@ -229,4 +335,5 @@ class Changes:
             ledger.append(view, Book.TOUCHED, self._mutation, np.zeros(1, np.uint64), [numbers.astype("<u8").tobytes()])
 
     def _row(self, came: U64s, left: U64s) -> bytes:
-        return Change(came, left, self._view.txn.now, self._view.user, self._view.app, self._told).pack()
+        view = self._view
+        return Change(came, left, view.txn.now, view.user, view.app, self._told, self._counted).pack()

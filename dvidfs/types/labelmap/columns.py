@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dvidfs.engine import ledger
 from dvidfs.engine.store import Store
-from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.engine.versions import ReadView, WriteView, committed
 
 U64s = NDArray[np.uint64]
 ABSENT = 2**64 - 1
@@ -32,6 +32,8 @@ LATEST = 4096
 """More changes than these are put into the differences."""
 SMALL = 1 << 16
 """So many differences are always kept apart from the base."""
+BEHIND = 32
+"""A write that finds what is held so many mutations old has it brought up to date."""
 VERSIONS = 32
 """Versions of a column that are held; others are loaded again."""
 _NONE = np.zeros(0, np.uint64)
@@ -197,6 +199,11 @@ class _Versions:
             while len(self.held) > VERSIONS:
                 self.held.popitem(last=False)
 
+    def find(self, view: ReadView) -> _Held | None:
+        """What is held of a version, unless history was rewritten since."""
+        held = self.held.get(view.version)
+        return held if held is not None and held.history == view.graph.history else None
+
     def base(self, history: int) -> Pairs:
         """The largest base that is held."""
         with self.lock:
@@ -210,20 +217,34 @@ _known: WeakKeyDictionary[Store, dict[tuple[int, int], _Versions]] = WeakKeyDict
 def read(view: ReadView, book: int) -> Column:
     """The column that a book holds, at the version of a view."""
     versions = _known.setdefault(view.txn.store, {}).setdefault((view.instance.id, book), _Versions())
-    history, newest = view.graph.history, _own(view, book, view.version)
-    held = versions.held.get(view.version)
-    if held is not None and held.history == history:
-        if held.mutation == newest:
-            return held.column
-        if held.mutation < newest:
-            return _kept(versions, view, held.column.over(_since(view, book, held.mutation)), newest)
-    return _kept(versions, view, _load(versions, view, book), newest)
-
-
-def _kept(versions: _Versions, view: ReadView, column: Column, newest: int) -> Column:
-    if not isinstance(view, WriteView):  # what that sees may never be committed
-        versions.keep(view.version, _Held(column, view.graph.history, newest))
+    newest = _own(view, book, view.version)
+    held = versions.find(view)
+    if held is not None and held.mutation == newest:
+        return held.column
+    if isinstance(view, WriteView):
+        return _uncommitted(versions, view, book, held)
+    if held is not None and held.mutation < newest:
+        column = held.column.over(_since(view, book, held.mutation))
+    else:
+        column = _load(versions, view, book)
+    versions.keep(view.version, _Held(column, view.graph.history, newest))
     return column
+
+
+def _uncommitted(versions: _Versions, view: WriteView, book: int, held: _Held | None) -> Column:
+    """What a write sees: what is held, which is committed, and what was written since; only the former is ever kept."""
+    if held is None or _own(view, book, view.version) - held.mutation > BEHIND:
+        with committed(view) as known:
+            if known is not None:
+                read(known, book)
+        held = versions.find(view)
+    if held is None:  # history was rewritten by this very write, or the version is new
+        return _all(view, book)
+    return held.column.over(_since(view, book, held.mutation))
+
+
+def _all(view: ReadView, book: int) -> Column:
+    return Column(united([row.data for row in ledger.rows(view, book, 0)]))
 
 
 def _own(view: ReadView, book: int, version: int) -> int:
@@ -233,8 +254,7 @@ def _own(view: ReadView, book: int, version: int) -> int:
 
 
 def _since(view: ReadView, book: int, mutation: int) -> Pairs:
-    own = (row for row in ledger.rows(view, book, 0) if row.version == view.version)
-    return united([row.data for row in own if row.mutation > mutation])
+    return united([row.data for row in ledger.later(view, book, 0, mutation)])
 
 
 def _load(versions: _Versions, view: ReadView, book: int) -> Column:

@@ -21,6 +21,7 @@ from dvidfs.types.imageblk import extents
 from dvidfs.types.imageblk import settings as images
 from dvidfs.types.labelmap import counters, mutate, settings
 from dvidfs.types.labelmap.volume import KIND
+from dvidfs.types.volumes.voxels import VoxelKind
 
 MOST = 2**64 - 1
 
@@ -29,7 +30,7 @@ def parse_label(text: str, what: str = "label") -> int:
     return parse_int(text, what, 0, MOST)
 
 
-def _labels(body: Any, what: str) -> list[int]:
+def labels_of(body: Any, what: str) -> list[int]:
     if body is None:
         return []
     if not isinstance(body, list) or not all(type(n) is int and 0 <= n <= MOST for n in body):
@@ -39,7 +40,7 @@ def _labels(body: Any, what: str) -> list[int]:
 
 def post_merge(view: WriteView, body: Any) -> dict[str, int]:
     settings.need_index(view, "merge")
-    given = _labels(body, "merge")
+    given = labels_of(body, "merge")
     if not given:
         raise BadRequest("Error on merge: invalid merge tuple [], need at least target and to-merge labels")
     return {"MutationID": mutate.merge(view, given[0], given[1:])}
@@ -49,7 +50,7 @@ def post_cleave(view: WriteView, label: str, body: Any) -> dict[str, int]:
     settings.need_index(view, "cleave")
     number = parse_label(label)
     mutate.protected(number, "cleave target")
-    given = _labels(body, "cleave")
+    given = labels_of(body, "cleave")
     if not given:
         raise BadRequest("no cleave supervoxels JSON was POSTed: want a list of supervoxels, as [23, 911]")
     mutate.check_cleave(view, number, given)
@@ -59,7 +60,7 @@ def post_cleave(view: WriteView, label: str, body: Any) -> dict[str, int]:
 
 def post_renumber(view: WriteView, body: Buffer) -> None:
     try:
-        given = _labels(orjson.loads(body), "renumber")
+        given = labels_of(orjson.loads(body), "renumber")
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"Bad renumber op JSON, must be list of numbers: {error}") from None
     if len(given) % 2:
@@ -132,9 +133,9 @@ def post_info(view: WriteView, body: Any) -> Content:
     return Content(text, PLAIN, len(text))
 
 
-def get_metadata(view: ReadView) -> Content:
+def get_metadata(view: ReadView, kind: VoxelKind = KIND) -> Content:
     """Axes and properties in one JSON object, and a line feed."""
-    told = images.metadata_json(KIND, view.instance.settings, extents.shown(view))
+    told = images.metadata_json(kind, view.instance.settings, extents.shown(view))
     told["Properties"]["Interpolable"] = False
     text = orjson.dumps(told) + b"\n"
     return Content(text, "application/vnd.dvid-nd-data+json", len(text))

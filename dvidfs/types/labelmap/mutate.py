@@ -42,17 +42,16 @@ def merge(view: WriteView, target: int, others: Sequence[int]) -> int:
     """Bodies become part of ``target``; the mutation's number."""
     wanted = _checked_merge(view, target, others)
     number = begin(view)
-    changes, moved, alone = bodies.Changes(view, number), list[U64s](), list[int]()
-    for body in wanted:
+    changes, every = bodies.Changes(view, number, counted=False), ids(wanted)
+    alone = bodies.without_rows(view, every)
+    changes.leave_alone(every[alone])
+    moved = [every[alone]]
+    for body in every[~alone].tolist():
         held = bodies.members(view, body).supervoxels
         moved.append(held)
-        if len(held) == 1 and int(held[0]) == body:
-            alone.append(body)
-        else:
-            changes.leave(body, held)
+        changes.leave(body, held)
     came = np.concatenate(moved)
     changes.come(target, came)
-    changes.leave_alone(ids(alone))
     changes.write()
     columns.append(view, Book.MAPPING, number, pairs(np.sort(came), target))
     sizes = bodies.sizes(view, ids([target, *wanted]))
@@ -91,12 +90,12 @@ def check_cleave(view: WriteView, body: int, supervoxels: Sequence[int]) -> U64s
     held = bodies.members(view, body).supervoxels
     if not bodies.size(view, body):
         raise BadRequest(f"cannot cleave non-existent label {body}")
-    missing = np.setdiff1d(wanted, held)
+    missing = wanted[~bodies.is_in(wanted, held)]
     missing = missing[mapping(view).get(missing) != np.uint64(body)]  # what is mapped here may have no voxels
     if len(missing):
         name = view.instance.name
         raise BadRequest(f"cannot cleave supervoxel {missing[0]}, which does not exist in label {body} ({name})")
-    if not len(np.setdiff1d(held, wanted)):
+    if bodies.is_in(wanted, held).sum() == len(held):
         raise BadRequest(f"cannot cleave all supervoxels from the label {body}")
     return wanted
 
@@ -107,7 +106,7 @@ def cleave(view: WriteView, body: int, supervoxels: Sequence[int], label: int) -
     number = begin(view)
     size = int(index.counts_of(view, wanted).counts.sum(dtype=np.uint64))
     remain = bodies.size(view, body) - size
-    changes = bodies.Changes(view, number)
+    changes = bodies.Changes(view, number, counted=False)
     changes.leave(body, wanted)
     changes.found(label, wanted)
     changes.write()
@@ -147,7 +146,7 @@ def renumber(view: WriteView, new: int, old: int) -> int:
         raise BadRequest(f"Error on merge: can't renumber non-existent body with label {old}")
     number = begin(view)
     held = bodies.members(view, old).supervoxels
-    changes = bodies.Changes(view, number)
+    changes = bodies.Changes(view, number, counted=False)
     changes.leave(old, held)
     changes.found(new, held)
     changes.write()

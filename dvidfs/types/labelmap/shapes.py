@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ from dvidfs.types.labelmap.books import Book, mapping
 from dvidfs.types.labelmap.columns import ABSENT, U64s
 from dvidfs.types.labelmap.index import Counts
 from dvidfs.types.labelmap.scales import PYRAMID
+from dvidfs.types.pyramids.blocks import Blocks
 from dvidfs.types.pyramids.level import at_scale
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ TASK = 16
 """Blocks that a thread gets at a time."""
 KEPT = 128
 """The blocks of a body that has more are not kept opened."""
+LIGHT = 64**3
+"""A body of one supervoxel and no more voxels has few blocks, and few runs."""
 _DEEPEST = 21
 """From this scale on there are no further blocks: their coordinates have 21 bits at scale 0."""
 
@@ -77,10 +80,12 @@ def of_supervoxel(view: ReadView, supervoxel: int) -> Shape | None:
     return _alone(bodies.of_supervoxel(view, supervoxel))
 
 
-def is_kept(view: ReadView, body: int) -> bool:
-    """Whether the shape of a body is in memory, or that of a supervoxel of the same number."""
+def is_light(view: ReadView, body: int) -> bool:
+    """Whether the shape of a body is in memory, or soon put together."""
     key = _key(view, body)
-    return key is None or bodies.HELD.peek(view.txn.store, key) is not None
+    if key is None:
+        return bodies.size(view, body) <= LIGHT
+    return bodies.HELD.peek(view.txn.store, key) is not None
 
 
 def _key(view: ReadView, body: int) -> tuple[object, ...] | None:
@@ -108,8 +113,8 @@ def blocks(view: ReadView, shape: Shape, scale: int = 0, bounds: Bounds = EVERYW
 
 def coarse(coords: NDArray[np.int64]) -> Runs:
     """Blocks (n, 3) x, y, z in order as runs of blocks."""
-    apart = np.append(True, (coords[1:] != coords[:-1] + (1, 0, 0)).any(axis=1))[: len(coords)]
-    first = np.flatnonzero(apart)
+    steps = np.diff(coords, axis=0) != (1, 0, 0)
+    first = np.flatnonzero(np.append(True, steps.any(axis=1))[: len(coords)])
     lengths = np.diff(np.append(first, len(coords)))
     return np.column_stack((coords[first], lengths)).astype(np.int32)
 
@@ -132,6 +137,10 @@ class Sought:
         """Voxels of a block (x, y, z)."""
         x, y, z = self.view.instance.settings["BlockSize"]
         return x, y, z
+
+    @cached_property
+    def _level(self) -> Blocks:
+        return at_scale(PYRAMID, self.view, self.scale)
 
     def runs(self) -> Iterator[Runs]:
         """The runs, in pieces: each sorted by z, y, x, none empty."""
@@ -184,7 +193,7 @@ class Sought:
         """Some of the blocks, as far as they are stored: what a thread needs of them, which must not use the transaction."""
         view, coords = self.view, [(x, y, z) for x, y, z in self.coords[at:stop].tolist()]
         if self.scale:
-            payloads = at_scale(PYRAMID, view, self.scale).payloads(coords)
+            payloads = self._level.payloads(coords)
             return [Held(c, bytes(p)) for c, p in zip(coords, payloads, strict=True) if p is not None]
         out, store = [], view.txn.store if len(self.coords) <= KEPT else None
         for coord in coords:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dvidfs.types.base import OCTETS, PLAIN, Body, Endpoint, Param, flag
+from dvidfs.types.formats import sparsevol
 from dvidfs.types.imageblk import requests as images
-from dvidfs.types.labelmap import blocks, edits, lists, log, points, windows
+from dvidfs.types.labelmap import blocks, edits, lists, log, points, sparse, splits, windows
 from dvidfs.types.labelmap.blocks import scale_of
 
 
@@ -197,6 +198,34 @@ EDIT_ROWS = (
         body=Body.JSON,
         detail='The body: [supervoxel, ...]. The answer: {"CleavedLabel": 28, "MutationID": 1000000002}',
         example="cleave/23",
+    ),
+    Endpoint(
+        "POST",
+        "split-supervoxel/{label}",
+        splits.post_split_supervoxel,
+        "Cut a supervoxel in two.",
+        body=Body.BYTES,
+        query=(
+            Param("split", edits.parse_label, help="the number of what the runs hold; without it a new one"),
+            Param("remain", edits.parse_label, help="the number of the rest; without it a new one"),
+            Param("downres", lambda text: text != "false", True, "false: scales above 0 do not follow"),
+        ),
+        prepare=splits.prepare_split_supervoxel,
+        detail="The body is a sparse volume (rles) of some of its voxels, each once, and no others. The answer: "
+        '{"SplitSupervoxel": 91, "RemainSupervoxel": 92, "MutationID": 1000000003}',
+        example="split-supervoxel/23",
+    ),
+    Endpoint(
+        "POST",
+        "split/{label}",
+        splits.post_split,
+        "Take voxels of a body out into a new one.",
+        body=Body.BYTES,
+        prepare=splits.prepare_split,
+        option="allow_split",
+        detail="The body is a sparse volume (rles) of some of its voxels, each once, and no others. Supervoxels that have some of them are "
+        'cut. The server must allow it: allowLabelmapSplit in its file. The answer: {"label": 91, "MutationID": 1000000004}',
+        example="split/23",
     ),
     Endpoint(
         "POST",
@@ -431,6 +460,96 @@ INDEX_ROWS = (
     Endpoint("GET", "map-stats", lists.get_map_stats, "How large the mappings are.", cached=False, example="map-stats"),
 )
 
+BOX = tuple(
+    Param(f"{end}{axis}", default="", help=f"the {word} {axis} of the box, in voxels of the scale")
+    for end, word in (("min", "least"), ("max", "largest"))
+    for axis in "xyz"
+)
+SPARSE = (
+    Param("format", sparsevol.parse_form, sparsevol.RLES, "rles, srles (runs without their number) or blocks (masks)"),
+    Param("compression", default="", help="of rles: lz4 or gzip"),
+    SCALE,
+    SUPERVOXELS,
+    *BOX,
+    Param("exact", default="", help="false: whole blocks that the box touches"),
+)
+RUNS = "Runs are int32 x, y, z, length along x; rles: 0 3 0 0, uint32 0, uint32 number of runs, the runs. "
+SPARSE_ROWS = (
+    Endpoint(
+        "GET",
+        "sparsevol/{label}",
+        sparse.get_sparsevol,
+        "The voxels of a body.",
+        query=SPARSE,
+        light=sparse.is_light,
+        type=OCTETS,
+        detail=RUNS + "Nothing is sent if no voxel lies in the box; 404 if no block does.",
+        example="sparsevol/23?format=srles",
+    ),
+    Endpoint(
+        "HEAD",
+        "sparsevol/{label}",
+        sparse.head_sparsevol,
+        "Whether a body has blocks: 200 or 204.",
+        query=(SCALE, SUPERVOXELS, *BOX),
+        type="",
+        example="sparsevol/23",
+    ),
+    Endpoint(
+        "*",
+        "sparsevol-by-point/{coord}",
+        sparse.get_sparsevol_by_point,
+        "The voxels of the body at a point.",
+        query=SPARSE,
+        type=OCTETS,
+        detail="coord: x_y_z in voxels of the scale. " + RUNS,
+        example="sparsevol-by-point/10_20_30",
+    ),
+    Endpoint(
+        "GET",
+        "sparsevol-size/{label}",
+        sparse.get_size,
+        "The voxels and blocks of a body.",
+        query=(SUPERVOXELS,),
+        light=sparse.is_known,
+        detail='{"voxels": 1000, "numblocks": 3, "minvoxel": [0, 0, 0], "maxvoxel": [63, 63, 63]}: of whole blocks.',
+        example="sparsevol-size/23",
+    ),
+    *(
+        Endpoint(
+            method,
+            "sparsevol-coarse/{label}",
+            sparse.get_coarse,
+            "The blocks of a body.",
+            query=(SUPERVOXELS, *BOX),
+            light=sparse.is_known,
+            type=OCTETS,
+            detail="rles whose numbers count blocks.",
+            example="sparsevol-coarse/23",
+        )
+        for method in ("GET", "HEAD")
+    ),
+    Endpoint(
+        "GET",
+        "sparsevols-coarse/{begin}/{end}",
+        sparse.get_coarse_range,
+        "The blocks of all bodies from one number up to and with another.",
+        query=BOX,
+        type=OCTETS,
+        detail="For each: uint64 label, int32 number of runs, runs that count blocks.",
+        example="sparsevols-coarse/1/100",
+    ),
+    Endpoint(
+        "GET",
+        "proximity/{label1}/{label2}",
+        sparse.get_proximity,
+        "Checks two labels; the answer is empty, as in the original.",
+        query=(THROTTLE,),
+        throttled=True,
+        example="proximity/23/911",
+    ),
+)
+
 LOG_ROWS = (
     Endpoint(
         "GET",
@@ -470,4 +589,4 @@ LOG_ROWS = (
     ),
 )
 
-ENDPOINTS = (*INDEX_ROWS, *LOG_ROWS, *VOXEL_ROWS, *POINT_ROWS, *EDIT_ROWS, *VOLUME_ROWS)
+ENDPOINTS = (*INDEX_ROWS, *SPARSE_ROWS, *LOG_ROWS, *VOXEL_ROWS, *POINT_ROWS, *EDIT_ROWS, *VOLUME_ROWS)

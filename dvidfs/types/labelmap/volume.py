@@ -39,7 +39,6 @@ KIND = VoxelKind(
     "github.com/janelia-flyem/dvid/datatype/labelmap",
     "Segmentation: 64-bit supervoxels in compressed blocks, mapped to bodies.",
     votes.halve,
-    labels=True,
 )
 
 

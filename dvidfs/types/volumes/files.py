@@ -63,9 +63,7 @@ class VolumeFile:
         *parts, offset, length = given
         shape = self._shape(view, parts)
         head = len(shape.header(self.container))
-        return not self.container.voxels or window_ready(
-            view, self.source, shape, head, shape.bricks, offset, length
-        )
+        return not self.container.voxels or window_ready(view, self.source, shape, head, shape.bricks, offset, length)
 
     def write(self, view: WriteView, windows: Windows) -> None:
         shape = self.source.shape(view)

@@ -41,11 +41,11 @@ _COMPRESSED = {
 
 
 def info(shapes: list[Shape], chunks: list[Chunks]) -> dict[str, Any]:
-    kind, meshes = shapes[0].kind, chunks[0].source.meshes
+    kind, source = shapes[0].kind, chunks[0].source
     return {
         "@type": "neuroglancer_multiscale_volume",
-        "type": "segmentation" if kind.labels else "image",
-        **({} if meshes is None else {MESH: MESH}),
+        "type": "segmentation" if source.labels else "image",
+        **({} if source.meshes is None else {MESH: MESH}),
         "data_type": kind.dtype.name,
         "num_channels": kind.channels[0] if kind.channels else 1,
         "scales": [
@@ -55,7 +55,7 @@ def info(shapes: list[Shape], chunks: list[Chunks]) -> dict[str, Any]:
                 "resolution": shape.frame.nanometers,
                 "voxel_offset": shape.extents.offset,
                 "chunk_sizes": [grid.size],
-                **(_COMPRESSED if kind.labels else _RAW),
+                **(_COMPRESSED if source.labels else _RAW),
             }
             for shape, grid in zip(shapes, chunks, strict=True)
         ],
@@ -136,14 +136,14 @@ class PrecomputedFiles:
         return chunks.ready(view, index)
 
 
-def precomputed_folder(source: Source, *, labels: bool = False) -> Directory:
-    """``precomputed/``; ``labels``: of labels."""
+def precomputed_folder(source: Source) -> Directory:
+    """``precomputed/``."""
     p = PrecomputedFiles(source)
 
     def read_info(view: ReadView, offset: int, length: int) -> Buffer:
         return p.info(view)[offset : offset + length]
 
-    file = Made(p.compressed) if labels else File(p.size, p.read, ready=p.ready)
+    file = Made(p.compressed) if source.labels else File(p.size, p.read, ready=p.ready)
     chunk = Each(parse_chunk, p.names, p.has, file)
     scale = Each(parse_key, p.keys, lambda view, key: key in p.keys(view), Directory(each=(chunk,)))
     entries: dict[str, File | Made | Directory] = {"info": File(lambda view: len(p.info(view)), read_info)}

@@ -58,7 +58,8 @@ class Source:
     ``open(view, scale)``: the volume. ``extents(view, scale)``: the box that files show, None before anything was written.
     ``scales(view)``: how many further scales there are. ``change(view, coords, blocks)``: store whole blocks of
     scale 0, coordinates (x, y, z) and voxels (n, z, y, x); ``record(view, **what)``: a line of the mutation log. ``writable(view)``: whether anything can be changed at all.
-    ``name`` tells sources of the same instance from each other. ``meshes``: the folder of surfaces, of a source of labels that has them.
+    ``name`` tells sources of the same instance from each other. ``labels``: voxels are uint64 numbers of things; ``meshes``: the
+    folder of their surfaces, if it has them.
     """
 
     open: Callable[[ReadView, int], Volume]
@@ -68,6 +69,7 @@ class Source:
     record: Callable[..., None]
     writable: Callable[[ReadView], bool] = lambda view: True
     name: str = ""
+    labels: bool = False
     meshes: Directory | None = None
 
     def key(self, view: ReadView, scale: int) -> Hashable:

@@ -22,7 +22,6 @@ class VoxelKind:
     """A voxel type. ``values`` are (type, label) of each channel, as ``info`` shows them.
 
     ``halve`` makes the next scale: from (2z, 2y, 2x) voxels, split into channels, (z, y, x) of the same type.
-    ``labels``: they are uint64 numbers of things, not intensities.
     """
 
     name: str
@@ -31,7 +30,6 @@ class VoxelKind:
     url: str
     summary: str
     halve: Callable[[NDArray], NDArray] = means.halve
-    labels: bool = False
 
     @cached_property
     def item(self) -> np.dtype:

@@ -1,0 +1,119 @@
+"""What a labelarray answers otherwise than a labelmap: mutations of labels that are not mapped, the largest label, sizes.
+
+Decides the wire. What a mutation does is :mod:`~dvidfs.types.labelarray.relabel`. Source: DVID inventory 2.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from dvidfs.engine.store import Buffer
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.errors import BadRequest
+from dvidfs.types.base import JSON, Content
+from dvidfs.types.imageblk import settings as images
+from dvidfs.types.labelarray import relabel
+from dvidfs.types.labelarray.relabel import Move
+from dvidfs.types.labelmap import blocks, counters, edits, mutate, settings, shapes
+from dvidfs.types.labelmap.edits import parse_label
+from dvidfs.types.labelmap.shapes import Shape
+
+Prepared = Mapping[str, Any]
+
+
+def prepare_merge(view: ReadView, body: Any) -> Prepared:
+    settings.need_index(view, "merge")
+    target, others = parse_merge(body)
+    return {"move": relabel.merge(view, target, others)}
+
+
+def parse_merge(body: Any) -> tuple[int, list[int]]:
+    """Target and the labels that become it."""
+    given = edits.labels_of(body, "merge")
+    if not given:
+        raise BadRequest("invalid merge tuple [], need at least target and to-merge labels")
+    return given[0], given[1:]
+
+
+def post_merge(view: WriteView, move: Move) -> None:
+    relabel.post_merge(view, move)
+
+
+def prepare_split(view: ReadView, label: str, splitlabel: int | None, body: Buffer) -> Prepared:
+    settings.need_index(view, "split")
+    return {"move": relabel.split(view, parse_label(label), body, splitlabel)}
+
+
+def prepare_split_coarse(view: ReadView, label: str, splitlabel: int | None, body: Buffer) -> Prepared:
+    settings.need_index(view, "split-coarse")
+    return {"move": relabel.split_coarse(view, parse_label(label), body, splitlabel)}
+
+
+def post_split(view: WriteView, move: Move) -> dict[str, int]:
+    return {"label": int(relabel.post_split(view, move).parts.split[0])}
+
+
+def get_maxlabel(view: ReadView) -> dict[str, int]:
+    """The largest label that was written at this very version."""
+    settings.need_index(view, "maxlabel")
+    found = counters.by_version(view).get(str(view.version))
+    if found is None:
+        raise BadRequest(f"No maximum label found for {view.instance.name} version {view.node.id}\n")
+    return {"maxlabel": found}
+
+
+def get_size(view: ReadView, label: str) -> Content:
+    """Blocks of a label and their box; the block at the origin for a label that has none."""
+    number = parse_label(label)
+    mutate.protected(number, "sparse volume")
+    found = shapes.of_body(view, number)
+    return Content(_size(view, found), JSON)
+
+
+def _size(view: ReadView, found: Shape | None) -> bytes:
+    coords, side = np.zeros((1, 3), np.int64), np.array(view.instance.settings["BlockSize"])
+    if found is not None:
+        coords = shapes.blocks(view, found)
+    return orjson.dumps(
+        {
+            "numblocks": 0 if found is None else len(coords),
+            "minvoxel": (coords.min(axis=0) * side).tolist(),
+            "maxvoxel": ((coords.max(axis=0) + 1) * side - 1).tolist(),
+        }
+    )
+
+
+# ---------------------------------------------------------------- voxels
+
+
+def check_sides(view: ReadView) -> None:
+    """Raises BadRequest where nothing can be stored, since the sides of blocks are no multiples of 8."""
+    if not has_sides(view):
+        side = "x".join(map(str, view.instance.settings["BlockSize"]))
+        raise BadRequest(f'data "{view.instance.name}" has blocks of {side}: labels need sides that are multiples of 8')
+
+
+def has_sides(view: ReadView) -> bool:
+    return not any(n % 8 for n in view.instance.settings["BlockSize"])
+
+
+def block_size(text: str) -> list[int]:
+    """Voxels of a block, of any number, as in the original; what cannot be stored is refused when it comes."""
+    try:
+        return settings.block_size(text)
+    except BadRequest:
+        return images.SETTINGS[0].parse(text)
+
+
+def prepare_raw(view: ReadView, **given: Any) -> Prepared:
+    check_sides(view)
+    return blocks.prepare_raw(view, **given)
+
+
+def prepare_blocks(view: ReadView, **given: Any) -> Prepared:
+    check_sides(view)
+    return blocks.prepare_blocks(view, noindexing=False, **given)
