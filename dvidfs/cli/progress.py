@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 from dvidfs.cli.output import size
 
@@ -12,13 +13,23 @@ LINE_SECONDS = 10.0
 
 
 class Progress:
-    """``total`` and ``done`` in bytes; ``already`` is what an earlier run has done, which tells nothing of the speed."""
+    """``total`` and ``done`` in bytes, or in what ``told`` makes text of; ``already`` is what an earlier run has done, which tells
+    nothing of the speed."""
 
-    def __init__(self, what: str, total: int, *, already: int = 0, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        *,
+        already: int = 0,
+        quiet: bool = False,
+        told: Callable[[float], str] = size,
+    ) -> None:
         self.what = what
         self.total = total
         self.already = already
         self.quiet = quiet
+        self._size = told
         self._tty = sys.stderr.isatty()
         self.started = self._told = time.monotonic()
 
@@ -30,7 +41,7 @@ class Progress:
     def rate(self) -> str:
         """``, 123.4 MB/s`` of what this run has done; empty where it was too quick to tell."""
         seconds = self.seconds
-        return f", {size((self.total - self.already) / seconds)}/s" if seconds >= 1 else ""
+        return f", {self._size((self.total - self.already) / seconds)}/s" if seconds >= 1 else ""
 
     def at(self, done: int) -> None:
         """Tell how far it is, if it is time to."""
@@ -41,7 +52,7 @@ class Progress:
         speed = (done - self.already) / (now - self.started)
         left = (self.total - done) / speed if speed > 0 else 0
         text = (
-            f"{self.what}: {100 * done // max(self.total, 1)} % of {size(self.total)}, {size(speed)}/s, "
+            f"{self.what}: {100 * done // max(self.total, 1)} % of {self._size(self.total)}, {self._size(speed)}/s, "
             f"{_duration(left)} left"
         )
         sys.stderr.write(f"\r\033[K{text}" if self._tty else f"{text}\n")

@@ -179,15 +179,17 @@ class ReadTxn:
 class WriteTxn(ReadTxn):
     """A transaction of the lane, for one function or for a group. What it notes is written by :meth:`finish`.
 
-    ``changes`` counts calls that write; ``now`` (ns) is the time of everything that this transaction writes.
+    ``changes`` counts calls that write; ``now`` (ns) is the time of everything that this transaction writes; ``after`` is
+    run when it has been committed, in the lane: to keep for readers what was found while writing. It must not fail.
     """
 
-    __slots__ = ("_flags", "_ids", "_mutids", "_rewritten", "_touched", "_tracked", "changes", "now")
+    __slots__ = ("_flags", "_ids", "_mutids", "_rewritten", "_touched", "_tracked", "after", "changes", "now")
 
     def __init__(self, store: Store, txn: lmdb.Transaction, graph: Graph) -> None:
         super().__init__(store, txn, graph)
         self.now = time.time_ns()
         self.changes = 0
+        self.after: list[Callable[[], None]] = []
         self._mutids: dict[int, int] = {}
         self._flags: set[Change] = set()
         self._rewritten: set[int] = set()
@@ -574,14 +576,17 @@ class Store:
 
     def _run_batch(self, batch: list[_Job], *, nested: bool = False) -> None:
         try:
-            graph = self._commit(batch, nested=nested)
+            top = self._commit(batch, nested=nested)
         except BaseException as e:  # noqa: BLE001 - whatever it is, its caller is told and the lane lives on
             self._run_apart(batch, e)
             return
+        graph = top.graph
         if graph is not self._graph:
             with self._graph_lock:
                 if (graph.gen, graph.history) > (self._graph.gen, self._graph.history):
                     self._graph = graph
+        for keep in top.after:
+            keep()
         self._dirty.set()
         for listener in self._listeners:
             listener()
@@ -599,7 +604,7 @@ class Store:
         for job in batch:
             self._run_batch([job])
 
-    def _commit(self, batch: list[_Job], *, nested: bool) -> Graph:
+    def _commit(self, batch: list[_Job], *, nested: bool) -> WriteTxn:
         """Run a group in one transaction. Most functions fail before they write anything, if at all: so they run one
         after the other in it, and only when one has failed in its middle does each get a nested transaction."""
         with self._env.begin(write=True) as txn:
@@ -610,7 +615,7 @@ class Store:
                 else:
                     self._run_flat(top, job, alone=len(batch) == 1)
             top.finish()
-        return top.graph
+        return top
 
     @staticmethod
     def _run_flat(top: WriteTxn, job: _Job, *, alone: bool) -> None:
@@ -632,6 +637,7 @@ class Store:
             inner.finish()
             child.commit()
             top.graph = inner.graph
+            top.after += inner.after
         except BaseException as e:
             child.abort()
             error = _domain(e)

@@ -9,10 +9,13 @@ from dvidfs.types.base import DataType, Registry
 from dvidfs.types.common import common_endpoints
 from dvidfs.types.imageblk import IMAGE_TYPES
 from dvidfs.types.keyvalue import KEYVALUE
+from dvidfs.types.labelarray import LABELARRAY
+from dvidfs.types.labelblk import LABELBLK
 from dvidfs.types.labelmap import LABELMAP
+from dvidfs.types.labelvol import LABELVOL
 from dvidfs.types.roi import ROI
 
-BUILTIN_TYPES = (KEYVALUE, *IMAGE_TYPES, LABELMAP, ROI)
+BUILTIN_TYPES = (KEYVALUE, *IMAGE_TYPES, LABELMAP, LABELARRAY, LABELBLK, LABELVOL, ROI)
 
 
 def complete(kind: DataType) -> DataType:

@@ -326,8 +326,8 @@ class Model:
         return set().union(*(state.labels_in_use() for state in self.versions.values()))
 
     def merged(self, parents: Sequence[str]) -> tuple[State, set[int]] | None:
-        """What a merge of two versions holds, and the supervoxels that would lie in two bodies: the first parent has
-        its way. None if the two changed the same blocks, or one does away with a supervoxel that the other paints."""
+        """What a merge of two versions holds, and the supervoxels of which they say different things: the first parent
+        has its way. None if the two changed the same blocks, or one does away with a supervoxel that the other paints."""
         first, second = (self.versions[uuid] for uuid in parents)
         lines = [self.lineage(uuid) for uuid in parents]
         wrote = [[self.versions[uuid] for uuid in line - (lines[0] & lines[1])] for line in lines]
@@ -346,5 +346,5 @@ class Model:
         if 0 in out.members.values():
             return None
         both = said[0] & said[1]
-        torn = {s for s in both if s in out.counts and first.mapping[s] != second.mapping[s]}
+        torn = {s for s in both if first.mapping[s] != second.mapping[s]}
         return out, torn

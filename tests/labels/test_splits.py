@@ -20,7 +20,8 @@ from model import Frame, State
 from numpy.typing import NDArray
 
 from dvidfs.engine import Engine, ReadView, WriteView, repos
-from dvidfs.types.labelmap import LABELMAP, blocks, counters, splits
+from dvidfs.errors import BadRequest
+from dvidfs.types.labelmap import LABELMAP, blocks, counters, mutate, splits
 
 FRAME = Frame((16, 16, 16), (2, 2, 2), (-1, 0, 0))
 MASKS = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from([0.02, 0.5, 0.98]))
@@ -246,6 +247,16 @@ def test_wrong_labels_change_nothing(labels: Labels, state: State):
     agrees(labels, state)
 
 
+def test_numbers_that_only_the_mapping_knows_are_in_use(labels: Labels, state: State):
+    labels.post_mappings({2: [600]})
+    cleaved, _ = labels.cleave(2, [7])
+    labels.merge(2, [cleaved])
+    for number in (600, cleaved):
+        refused(labels.split_supervoxel, 3, runs_of(half(state.voxels == 3)), split=number, status=400)
+    assert labels.supervoxels(2) == {2, 3, 7}
+    same(labels.raw(FRAME.start, FRAME.shape, supervoxels=True), state.voxels)
+
+
 def test_an_index_that_is_not_what_the_blocks_hold_is_not_split(labels: Labels, state: State):
     index = labels.index(1)
     place = next(iter(index.blocks))
@@ -370,11 +381,21 @@ def test_numbers_that_others_have_taken_are_replaced(engine: Engine):
     same(bench.voxels(), voxels)
 
 
+def test_a_body_that_lost_the_rest_meanwhile_is_not_split(engine: Engine):
+    bench, voxels = Bench(engine), painted()
+    bench.write(mutate.merge, 2, [3])
+    waiting = dict(bench.read(splits.prepare_split, "2", wire.encode_rles(runs_of(voxels == 3))))
+    bench.write(mutate.cleave, 2, [2], bench.write(counters.take))
+    with pytest.raises(BadRequest, match="split volume of"):
+        bench.write(splits.post_split, **waiting)
+    same(bench.voxels(), voxels)
+
+
 def test_a_split_prepared_twice_is_done_once(engine: Engine):
     bench, voxels = Bench(engine), painted()
     first, second = (bench.prepared(1, half(voxels == 1)) for _ in range(2))
     bench.write(splits.post_split_supervoxel, **first)
     after = bench.voxels()
-    with pytest.raises(Exception, match="has been split"):
+    with pytest.raises(BadRequest, match="has been split"):
         bench.write(splits.post_split_supervoxel, **second)
     same(bench.voxels(), after)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from dvidfs.engine.graph import Instance
 from dvidfs.engine.versions import ReadView
-from dvidfs.types.base import Body, DataType, Endpoint, Param, Setting
+from dvidfs.types.base import Body, Endpoint, Param, Setting
 from dvidfs.types.common import parse_bool
+from dvidfs.types.imageblk import settings as images
 from dvidfs.types.labelarray import requests
 from dvidfs.types.labelarray.rows import row, rows
 from dvidfs.types.labelmap import LABELMAP, edits, files, settings
+from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.labelmap.volume import KIND as LABELS
 from dvidfs.types.pyramids import requests as pyramids
-from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.volumes.tree import file_endpoints, volume_tree
 
 KIND = replace(
@@ -65,18 +65,16 @@ SPLIT_COARSE = Endpoint(
     detail='The body is a coarse sparse volume (rles) of some of its blocks, and no others. The answer: {"label": 92}',
     example="split-coarse/23",
 )
+LABELS_AT = replace(row("GET", "labels", supervoxels=False), run=requests.get_labels)
 
 _READ = (
     ("GET", "specificblocks"),
     ("GET", "label/{coord}"),
-    ("GET", "labels"),
     ("GET", "blocks/{size}/{offset}"),
     ("GET", "raw/{dims}/{size}/{offset}/{format?}"),
     ("GET", "isotropic/{dims}/{size}/{offset}/{format?}"),
     ("GET", "pseudocolor/{dims}/{size}/{offset}/{format?}"),
-    ("GET", "sparsevol/{label}"),
     ("HEAD", "sparsevol/{label}"),
-    ("*", "sparsevol-by-point/{coord}"),
     ("GET", "sparsevol-coarse/{label}"),
     ("GET", "sparsevols-coarse/{begin}/{end}"),
     ("GET", "nextlabel"),
@@ -84,9 +82,12 @@ _READ = (
 )
 ENDPOINTS = (
     *rows(_READ, supervoxels=False),
+    LABELS_AT,
+    replace(row("GET", "sparsevol/{label}", supervoxels=False), run=requests.get_sparsevol),
+    replace(row("*", "sparsevol-by-point/{coord}", supervoxels=False), run=requests.get_sparsevol_by_point),
     replace(row("POST", "raw/{dims}/{size}/{offset}"), prepare=requests.prepare_raw),
     replace(row("POST", "blocks", noindexing=False), prepare=requests.prepare_blocks),
-    replace(row("*", "metadata"), run=partial(edits.get_metadata, kind=KIND)),
+    replace(row("*", "metadata"), run=edits.metadata(KIND)),
     Endpoint(
         "GET",
         "sparsevol-size/{label}",
@@ -95,7 +96,9 @@ ENDPOINTS = (
         detail='{"numblocks": 3, "minvoxel": [0, 0, 0], "maxvoxel": [63, 63, 63]}: of whole blocks.',
         example="sparsevol-size/23",
     ),
-    Endpoint("GET", "maxlabel", requests.get_maxlabel, "The largest label that this version wrote.", example="maxlabel"),
+    Endpoint(
+        "GET", "maxlabel", requests.get_maxlabel, "The largest label that this version wrote.", example="maxlabel"
+    ),
     MERGE,
     SPLIT,
     SPLIT_COARSE,
@@ -107,9 +110,9 @@ def _extended(instance: Instance, view: ReadView | None) -> Mapping[str, Any]:
     return {**shown, "CountLabels": instance.settings["CountLabels"]}
 
 
-SOURCE = replace(files.SOURCE, writable=requests.has_sides)
+SOURCE = replace(files.SOURCE, writable=requests.can_store)
 SETTINGS = (
-    replace(settings.SETTINGS[0], parse=requests.block_size),
+    replace(settings.SETTINGS[0], parse=images.SETTINGS[0].parse),
     *settings.SETTINGS[1:],
     Setting("CountLabels", parse_bool, True, "taken and shown, without effect: voxels are always counted"),
 )

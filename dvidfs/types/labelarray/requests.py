@@ -13,12 +13,11 @@ import orjson
 
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
-from dvidfs.errors import BadRequest
+from dvidfs.errors import BadRequest, NotFound
 from dvidfs.types.base import JSON, Content
-from dvidfs.types.imageblk import settings as images
 from dvidfs.types.labelarray import relabel
 from dvidfs.types.labelarray.relabel import Move
-from dvidfs.types.labelmap import blocks, counters, edits, mutate, settings, shapes
+from dvidfs.types.labelmap import blocks, counters, edits, mutate, points, settings, shapes, sparse
 from dvidfs.types.labelmap.edits import parse_label
 from dvidfs.types.labelmap.shapes import Shape
 
@@ -62,7 +61,7 @@ def get_maxlabel(view: ReadView) -> dict[str, int]:
     settings.need_index(view, "maxlabel")
     found = counters.by_version(view).get(str(view.version))
     if found is None:
-        raise BadRequest(f"No maximum label found for {view.instance.name} version {view.node.id}\n")
+        raise BadRequest(f"No maximum label found for {view.instance.name} version {view.node.id}")
     return {"maxlabel": found}
 
 
@@ -87,33 +86,70 @@ def _size(view: ReadView, found: Shape | None) -> bytes:
     )
 
 
+def get_sparsevol(view: ReadView, label: str, **query: Any) -> Content:
+    """The voxels of a label; 404 if none lies within the bounds."""
+    return _not_empty(sparse.get_sparsevol(view, label, supervoxels=False, **query))
+
+
+def get_sparsevol_by_point(view: ReadView, coord: str, **query: Any) -> Content:
+    return _not_empty(sparse.get_sparsevol_by_point(view, coord, supervoxels=False, **query))
+
+
+def _not_empty(content: Content) -> Content:
+    if content.size == 0:
+        raise NotFound("")
+    return content
+
+
 # ---------------------------------------------------------------- voxels
 
 
-def check_sides(view: ReadView) -> None:
-    """Raises BadRequest where nothing can be stored, since the sides of blocks are no multiples of 8."""
-    if not has_sides(view):
-        side = "x".join(map(str, view.instance.settings["BlockSize"]))
-        raise BadRequest(f'data "{view.instance.name}" has blocks of {side}: labels need sides that are multiples of 8')
-
-
-def has_sides(view: ReadView) -> bool:
-    return not any(n % 8 for n in view.instance.settings["BlockSize"])
-
-
-def block_size(text: str) -> list[int]:
-    """Voxels of a block, of any number, as in the original; what cannot be stored is refused when it comes."""
+def get_labels(view: ReadView, body: Buffer, scale: int, hash: str) -> Content:
+    """The labels of points; coordinates that are missing are 0, as in the original."""
+    points.check_hash(body, hash)
     try:
-        return settings.block_size(text)
+        wanted = points.parse_points(body)
     except BadRequest:
-        return images.SETTINGS[0].parse(text)
+        completed = _completed(body)
+        if completed is None:
+            raise
+        wanted = points.parse_points(completed)
+    return points.numbers(points.labels_at(view, wanted, scale))
+
+
+def _completed(body: Buffer) -> bytes | None:
+    """A list of points with all their coordinates; None if it is no list of points."""
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(given, list) or not all(isinstance(point, list) and len(point) <= 3 for point in given):
+        return None
+    return orjson.dumps([[*point, 0, 0, 0][:3] for point in given])
+
+
+MOST_SIDE = 1024
+"""The longest side that a label block can have."""
+
+
+def can_store(view: ReadView) -> bool:
+    """Whether blocks of this size can be label blocks; any size is taken at creation, as in the original."""
+    return all(n % 8 == 0 and n <= MOST_SIDE for n in view.instance.settings["BlockSize"])
+
+
+def _need_sides(view: ReadView) -> None:
+    if not can_store(view):
+        size = "x".join(map(str, view.instance.settings["BlockSize"]))
+        raise BadRequest(
+            f'data "{view.instance.name}" has blocks of {size}: labels need sides of 8 to {MOST_SIDE}, multiples of 8'
+        )
 
 
 def prepare_raw(view: ReadView, **given: Any) -> Prepared:
-    check_sides(view)
+    _need_sides(view)
     return blocks.prepare_raw(view, **given)
 
 
 def prepare_blocks(view: ReadView, **given: Any) -> Prepared:
-    check_sides(view)
+    _need_sides(view)
     return blocks.prepare_blocks(view, noindexing=False, **given)

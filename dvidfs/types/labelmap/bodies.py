@@ -143,8 +143,11 @@ def _kept(
         value = follow(view, held.value, rows)
     if value is None:
         value = make(view)
-    if not isinstance(view, WriteView):  # what that sees may never be committed
-        HELD.keep(view.txn.store, key, _Kept(at, value))
+    store, made = view.txn.store, _Kept(at, value)
+    if isinstance(view, WriteView):  # what that sees may never be committed
+        view.txn.after.append(lambda: HELD.keep(store, key, made))
+    else:
+        HELD.keep(store, key, made)
     return value
 
 
@@ -154,8 +157,9 @@ def _moved(view: ReadView, held: Members, rows: Sequence[ledger.Row]) -> Members
     for row in reversed(rows):
         change = Change.parse(row.data)
         if len(change.left):
-            stay = ~is_in(supervoxels, change.left)
-            supervoxels, since = supervoxels[stay], since[stay]
+            at = np.searchsorted(supervoxels, change.left)
+            gone = at[supervoxels[np.minimum(at, len(supervoxels) - 1)] == change.left] if len(supervoxels) else at[:0]
+            supervoxels, since = np.delete(supervoxels, gone), np.delete(since, gone)
         if len(change.came):
             new = change.came[~is_in(change.came, supervoxels)]
             at = np.searchsorted(supervoxels, new)

@@ -214,9 +214,13 @@ class _Versions:
 _known: WeakKeyDictionary[Store, dict[tuple[int, int], _Versions]] = WeakKeyDictionary()
 
 
+def _versions(view: ReadView, book: int) -> _Versions:
+    return _known.setdefault(view.txn.store, {}).setdefault((view.instance.id, book), _Versions())
+
+
 def read(view: ReadView, book: int) -> Column:
     """The column that a book holds, at the version of a view."""
-    versions = _known.setdefault(view.txn.store, {}).setdefault((view.instance.id, book), _Versions())
+    versions = _versions(view, book)
     newest = _own(view, book, view.version)
     held = versions.find(view)
     if held is not None and held.mutation == newest:
@@ -281,9 +285,14 @@ def _nearest(versions: _Versions, view: ReadView, rows: Iterable[ledger.Row]) ->
 
 
 def append(view: WriteView, book: int, mutation: int, changed: Pairs) -> None:
-    """Set values at a version, as part of a mutation; each mutation once."""
-    if len(changed):
-        ledger.append(view, book, mutation, np.zeros(1, np.uint64), [changed.bytes()])
+    """Set values at a version, as part of a mutation; each mutation once. Readers find them at hand once they are committed."""
+    if not len(changed):
+        return
+    versions = _versions(view, book)
+    before = read(view, book)
+    ledger.append(view, book, mutation, np.zeros(1, np.uint64), [changed.bytes()])
+    history = view.graph.history
+    view.txn.after.append(lambda: versions.keep(view.version, _Held(before.over(changed), history, mutation)))
 
 
 def held_bytes(store: Store) -> int:

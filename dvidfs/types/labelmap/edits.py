@@ -5,6 +5,7 @@ Decides only the wire; what a mutation does is :mod:`~dvidfs.types.labelmap.muta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -20,7 +21,6 @@ from dvidfs.types.geometry import parse_int
 from dvidfs.types.imageblk import extents
 from dvidfs.types.imageblk import settings as images
 from dvidfs.types.labelmap import counters, mutate, settings
-from dvidfs.types.labelmap.volume import KIND
 from dvidfs.types.volumes.voxels import VoxelKind
 
 MOST = 2**64 - 1
@@ -76,7 +76,7 @@ def get_maxlabel(view: ReadView) -> dict[str, int]:
     settings.need_index(view, "maxlabel")
     found = counters.largest(view)
     if not found:
-        raise BadRequest(f"No maximum label found for {view.instance.name} version {view.node.id}\n")
+        raise BadRequest(f"No maximum label found for {view.instance.name} version {view.node.id}")
     return {"maxlabel": found}
 
 
@@ -133,9 +133,13 @@ def post_info(view: WriteView, body: Any) -> Content:
     return Content(text, PLAIN, len(text))
 
 
-def get_metadata(view: ReadView, kind: VoxelKind = KIND) -> Content:
-    """Axes and properties in one JSON object, and a line feed."""
-    told = images.metadata_json(kind, view.instance.settings, extents.shown(view))
-    told["Properties"]["Interpolable"] = False
-    text = orjson.dumps(told) + b"\n"
-    return Content(text, "application/vnd.dvid-nd-data+json", len(text))
+def metadata(kind: VoxelKind) -> Callable[[ReadView], Content]:
+    """What answers with axes and properties of a volume of such voxels, in one JSON object, and a line feed."""
+
+    def get_metadata(view: ReadView) -> Content:
+        told = images.metadata_json(kind, view.instance.settings, extents.shown(view))
+        told["Properties"]["Interpolable"] = False
+        text = orjson.dumps(told) + b"\n"
+        return Content(text, "application/vnd.dvid-nd-data+json", len(text))
+
+    return get_metadata

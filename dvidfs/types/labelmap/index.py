@@ -128,11 +128,13 @@ def append(view: WriteView, mutation: int, rows: Counts) -> None:
 
 
 def change(before: Counts, after: Counts) -> Counts:
-    """What must be appended so that rows that say ``before`` say ``after``: new counts, and 0 where something is gone."""
+    """What must be appended so that rows that say ``before`` say ``after``: counts that differ, and 0 where something is gone."""
     gone = Counts(before.supervoxels, before.codes, np.zeros(len(before), np.uint32))
-    both = joined([after, gone])
+    both, had = joined([after, gone]), np.concatenate((np.zeros(len(after), np.uint32), before.counts))
     order = np.lexsort((np.arange(len(both)), both.codes, both.supervoxels))
-    both = both.take(order)
-    first = np.ones(len(both), bool)
-    first[1:] = (both.codes[1:] != both.codes[:-1]) | (both.supervoxels[1:] != both.supervoxels[:-1])
-    return both.take(first)
+    both, had = both.take(order), had[order]
+    again = (both.codes[1:] == both.codes[:-1]) & (both.supervoxels[1:] == both.supervoxels[:-1])
+    differs = np.ones(len(both), bool)
+    differs[1:] = ~again
+    differs[:-1] &= ~(again & (had[1:] == both.counts[:-1]))
+    return both.take(differs)

@@ -35,7 +35,8 @@ def recount(view: WriteView, mutation: int, blocks: U64s, after: Counts, replace
     index.append(view, mutation, rows)
     had = index.sizes_of(before, supervoxels)
     has = had - index.sizes_of(here, supervoxels) + index.sizes_of(after, supervoxels)
-    _move(view, mutation, supervoxels, targets, had, has, sizes)
+    told = np.isin(supervoxels, rows.supervoxels) & (targets != 0)
+    _move(view, mutation, supervoxels[told], targets[told], had[told], has[told], sizes)
 
 
 def _perhaps_known(supervoxels: U64s, targets: U64s, replaced: U64s, sizes: Column) -> U64s:
@@ -47,9 +48,7 @@ def _perhaps_known(supervoxels: U64s, targets: U64s, replaced: U64s, sizes: Colu
 def _move(
     view: WriteView, mutation: int, supervoxels: U64s, targets: U64s, had: U64s, has: U64s, sizes: Column
 ) -> None:
-    """Totals follow, and bodies gain supervoxels that are new, and lose those that have no voxels any more."""
-    told = (had != has) & (targets != 0)
-    supervoxels, targets, had, has = supervoxels[told], targets[told], had[told], has[told]
+    """Totals follow, bodies gain supervoxels that are new and lose those that have no voxels any more; all are told of the change."""
     if not len(supervoxels):
         return
     changes = bodies.Changes(view, mutation, told=False)
@@ -57,10 +56,12 @@ def _move(
         targets = _holders(view, supervoxels, targets, had)
         _join(view, changes, supervoxels, targets, had, has)
     touched, of = np.unique(targets, return_inverse=True)
-    totalled = sizes.get(touched, 0)
+    former = sizes.get(touched, 0)
+    totalled = former.copy()
     np.add.at(totalled, of, has - had)  # unsigned numbers wrap around and come back
     changes.write()
-    columns.append(view, Book.TOTALS, mutation, pairs(touched, totalled))
+    differs = totalled != former
+    columns.append(view, Book.TOTALS, mutation, pairs(touched[differs], totalled[differs]))
 
 
 def _holders(view: WriteView, supervoxels: U64s, targets: U64s, had: U64s) -> U64s:

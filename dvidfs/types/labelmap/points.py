@@ -17,7 +17,7 @@ from dvidfs.engine import keys
 from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
-from dvidfs.errors import BadRequest, DvidfsError
+from dvidfs.errors import BadRequest
 from dvidfs.kernels import digits
 from dvidfs.kernels import labels as kernel
 from dvidfs.kernels.labels import Block
@@ -54,16 +54,8 @@ def _block(view: ReadView, coord: Point, scale: int) -> Block | None:
 
 
 def is_light(view: ReadView, coord: str, scale: int = 0, **_: Any) -> bool:
-    """Whether the block of a point is opened already."""
-    if scale:
-        return False
-    try:
-        x, y, z = parse_point(coord, "coordinate")
-        a, b, c = view.instance.settings["BlockSize"]
-        entry = view.find(Family.BLOCK, keys.encode_block(0, x // a, y // b, z // c))
-    except DvidfsError:
-        return False
-    return entry is None or stored.is_kept(view, entry)
+    """Whether looking a point up costs less than handing it to a thread: opening a block does, making a coarse one does not."""
+    return not scale
 
 
 def labels_at(view: ReadView, points: NDArray[np.int64], scale: int = 0, *, supervoxels: bool = False) -> U64s:
@@ -101,17 +93,13 @@ def bodies_of(view: ReadView, supervoxels: U64s, *, checked: bool = True) -> U64
         return np.where(alone, supervoxels, found)
     sizes = bodies.sizes(view, supervoxels)
     out = np.where(alone, np.where(sizes > 0, supervoxels, 0), found).astype(np.uint64)
-    for i in np.flatnonzero(alone & (sizes > 0)).tolist():
-        number = int(supervoxels[i])
-        if not _holds_itself(view, number):
-            out[i] = 0
+    asked = np.flatnonzero(alone & (sizes > 0))
+    if len(asked):
+        changed = asked[~bodies.without_rows(view, supervoxels[asked])]
+        for i in changed.tolist():
+            if not bodies.is_in(supervoxels[i : i + 1], bodies.members(view, int(supervoxels[i])).supervoxels)[0]:
+                out[i] = 0
     return out
-
-
-def _holds_itself(view: ReadView, number: int) -> bool:
-    held = bodies.members(view, number).supervoxels
-    at = int(np.searchsorted(held, np.uint64(number)))
-    return at < len(held) and int(held[at]) == number
 
 
 # ---------------------------------------------------------------- requests

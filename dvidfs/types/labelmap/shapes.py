@@ -41,11 +41,12 @@ from dvidfs.types.pyramids.level import at_scale
 T = TypeVar("T")
 
 TASK = 16
-"""Blocks that a thread gets at a time."""
-KEPT = 128
-"""The blocks of a body that has more are not kept opened."""
+"""Blocks that a thread gets at a time, at most."""
+KEPT = 256
+"""So many blocks of a body are kept opened, the first ones; none of one that has more than twice as many."""
 LIGHT = 64**3
 """A body of one supervoxel and no more voxels has few blocks, and few runs."""
+_CORES = os.cpu_count() or 1
 _DEEPEST = 21
 """From this scale on there are no further blocks: their coordinates have 21 bits at scale 0."""
 
@@ -63,10 +64,8 @@ class Shape(NamedTuple):
 
 def of_body(view: ReadView, body: int) -> Shape | None:
     """The shape of a body; None if there is no such body."""
-    key = _key(view, body)
-    if key is None:
-        return _alone(bodies.of_body(view, body))
-    found = bodies.HELD.get(view, key, lambda: _joined(bodies.of_body(view, body)))
+    at = ledger.stamp(view, Book.BODY, body)
+    found = bodies.HELD.get(view, _key(view, body, at), lambda: _joined(bodies.of_body(view, body), at is None))
     return found if found.voxels else None
 
 
@@ -77,30 +76,31 @@ def of_supervoxel(view: ReadView, supervoxel: int) -> Shape | None:
     at = int(np.searchsorted(held, np.uint64(supervoxel)))
     if at == len(held) or int(held[at]) != supervoxel:
         return None
-    return _alone(bodies.of_supervoxel(view, supervoxel))
+    found = _joined(bodies.of_supervoxel(view, supervoxel), alone=True)
+    return found if found.voxels else None
 
 
 def is_light(view: ReadView, body: int) -> bool:
     """Whether the shape of a body is in memory, or soon put together."""
-    key = _key(view, body)
-    if key is None:
-        return bodies.size(view, body) <= LIGHT
-    return bodies.HELD.peek(view.txn.store, key) is not None
-
-
-def _key(view: ReadView, body: int) -> tuple[object, ...] | None:
-    """What the shape of a body is kept under; None for one that holds but the supervoxel of its number."""
     at = ledger.stamp(view, Book.BODY, body)
-    return None if at is None else ("shape", view.instance.id, view.version, body, at, view.graph.history)
+    if bodies.HELD.peek(view.txn.store, _key(view, body, at)) is not None:
+        return True
+    return at is None and bodies.size(view, body) <= LIGHT
 
 
-def _alone(rows: Counts) -> Shape | None:
-    """The shape of one supervoxel, whose rows name each block once."""
-    return Shape(rows.supervoxels[:1], rows.codes, int(rows.counts.sum(dtype=np.uint64))) if len(rows) else None
+def _key(view: ReadView, body: int, at: tuple[int, int] | None) -> tuple[object, ...]:
+    """What the shape of a body is kept under; one without rows is the supervoxel of its number, whose rows any change may follow."""
+    if at is None:
+        return "shape", body, view.stamp()
+    return "shape", view.instance.id, view.version, body, at, view.graph.history
 
 
-def _joined(rows: Counts) -> Shape:
-    return Shape(np.unique(rows.supervoxels), np.unique(rows.codes), int(rows.counts.sum(dtype=np.uint64)))
+def _joined(rows: Counts, alone: bool) -> Shape:
+    """``alone``: the rows are of one supervoxel, so they name each block once."""
+    voxels = int(rows.counts.sum(dtype=np.uint64))
+    if alone:
+        return Shape(rows.supervoxels[:1], rows.codes, voxels)
+    return Shape(np.unique(rows.supervoxels), np.unique(rows.codes), voxels)
 
 
 def blocks(view: ReadView, shape: Shape, scale: int = 0, bounds: Bounds = EVERYWHERE) -> NDArray[np.int64]:
@@ -170,16 +170,18 @@ class Sought:
 
     def _each(self, work: Callable[[Sequence[Held]], T]) -> Iterator[tuple[int, T]]:
         """What ``work`` makes of the blocks, some at a time, in order; and how many have been gone through then."""
-        count, most = len(self.coords), 2 * (os.cpu_count() or 1)
-        if count <= TASK:
-            yield count, work(self._load(0, count))
+        count = len(self.coords)
+        step = min(TASK, -(-count // _CORES))
+        first = self._load(0, step)
+        if count <= TASK and (step == count or all(held.block is not None for held in first)):
+            yield count, work(first + self._load(step, count))  # handing over takes longer
             return
         waiting: deque[tuple[int, Future[T]]] = deque()
         try:
-            for at in range(0, count, TASK):
-                stop = min(count, at + TASK)
-                waiting.append((stop, workers.pool().submit(work, self._load(at, stop))))
-                if len(waiting) > most:
+            for at in range(0, count, step):
+                stop = min(count, at + step)
+                waiting.append((stop, workers.pool().submit(work, self._load(at, stop) if at else first)))
+                if len(waiting) > 2 * _CORES:
                     done, future = waiting.popleft()
                     yield done, future.result()
             while waiting:
@@ -195,7 +197,7 @@ class Sought:
         if self.scale:
             payloads = self._level.payloads(coords)
             return [Held(c, bytes(p)) for c, p in zip(coords, payloads, strict=True) if p is not None]
-        out, store = [], view.txn.store if len(self.coords) <= KEPT else None
+        out, store = [], view.txn.store if at < KEPT and len(self.coords) <= 2 * KEPT else None
         for coord in coords:
             entry = view.find(Family.BLOCK, keys.encode_block(0, *coord))
             if entry is not None:

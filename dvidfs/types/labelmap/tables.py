@@ -7,6 +7,7 @@ from dvidfs.types.formats import sparsevol
 from dvidfs.types.imageblk import requests as images
 from dvidfs.types.labelmap import blocks, edits, lists, log, points, sparse, splits, windows
 from dvidfs.types.labelmap.blocks import scale_of
+from dvidfs.types.labelmap.volume import KIND
 
 
 def is_true(text: str) -> bool:
@@ -283,7 +284,7 @@ VOLUME_ROWS = (
     Endpoint(
         "*",
         "metadata",
-        edits.get_metadata,
+        edits.metadata(KIND),
         "Axes and properties as dvid-nd-data.",
         type="application/vnd.dvid-nd-data+json",
         cached=False,

@@ -1,9 +1,11 @@
 """A merge of versions: what its parents did to bodies apart from each other becomes one state of the child.
 
-Where only one parent changed something, that counts, without anything being written: its rows are the newest that the child sees. A
-supervoxel that parents gave to different bodies is a conflict: the first parent's word is written into the child, for mapping
-and membership, and the conflict is listed. Totals of bodies that several parents changed are counted anew. The cost is that of what
-the parents changed. Invariant: in the child no supervoxel lies in two bodies unless it did in a parent.
+Where only one parent changed something, that counts, without anything being written: its rows are the newest that the child
+sees. A supervoxel that parents mapped to different bodies is a conflict: the first parent's word is written into the child, and
+the conflict is listed. Membership of supervoxels that several parents moved follows the mapping, if any of them spoke of it, and
+else the first parent. Bodies that several parents changed, and those that their supervoxels went to, are counted anew. The
+cost is that of what the parents changed. Invariant: in the child no supervoxel lies in two bodies unless it did in a parent, and
+one without voxels lies in none.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvidfs.engine import ledger
 from dvidfs.engine.versions import ReadView, WriteView
-from dvidfs.types.labelmap import bodies, columns, mutate
-from dvidfs.types.labelmap.books import Book
+from dvidfs.types.labelmap import bodies, columns, index, mutate
+from dvidfs.types.labelmap.bodies import Change
+from dvidfs.types.labelmap.books import Book, mapping
 from dvidfs.types.labelmap.columns import NO_PAIRS, Pairs, U64s, pairs
 
 _NONE = np.zeros(0, np.uint64)
@@ -26,29 +30,59 @@ def settle(child: WriteView, parents: Sequence[ReadView]) -> list[str]:
     """Write into the child of a merge what settles its conflicts; the supervoxels in conflict."""
     sides = _sides(child, parents)
     touched = [_touched(child, side) for side in sides]
-    mapped = _settled([_column(child, Book.MAPPING, side) for side in sides])
-    holders = [_holders(child, side, ids) for side, ids in zip(sides, touched, strict=True)]
-    held = _settled(holders)
-    several = _several(touched)
-    if not len(mapped) and not len(held) and not len(several):
+    said = [_column(child, Book.MAPPING, side) for side in sides]
+    moves = [_moves(child, side, ids) for side, ids in zip(sides, touched, strict=True)]
+    mapped, moved, several = _settled(said), _settled(moves), _several(touched)
+    if not len(mapped) and not len(moved) and not len(several):
         return []
     number = mutate.begin(child)
     columns.append(child, Book.MAPPING, number, mapped)
-    changes = bodies.Changes(child, number, told=False)
-    for body, supervoxels in _grouped(held):
-        changes.come(body, supervoxels)
-    again = [several, held.values]
-    for found in holders:
-        lost = _differing(found, held)
-        again.append(lost.values)
-        for body, supervoxels in _grouped(lost):
+    spoken = np.concatenate([_NONE, *(told.keys for told in said)])
+    holders = _holders(child, moves, moved.keys[np.isin(moved.keys, spoken)], several)
+    changes, again = bodies.Changes(child, number, told=False), [several]
+    for side, found in zip(sides, moves, strict=True):
+        wrong = found.values != holders.values[np.searchsorted(holders.keys, found.keys)]
+        now = holders.values[np.searchsorted(holders.keys, found.keys[wrong])]
+        again += [now, found.values[wrong], _heirs(child, side, found, several)]
+        for body, supervoxels in _grouped(_where(found, wrong)):
             changes.leave(body, supervoxels)
+        for body, supervoxels in _grouped(Pairs(found.keys[wrong], now)):
+            changes.come(body, supervoxels)
     changes.write()
-    recounted = np.unique(np.concatenate(again))
-    recounted = recounted[recounted != _NOWHERE]
-    sizes = [bodies.of_body(child, body).counts.sum(dtype=np.uint64) for body in recounted.tolist()]
-    columns.append(child, Book.TOTALS, number, pairs(recounted, np.array(sizes, np.uint64)))
-    return [str(number) for number in np.union1d(mapped.keys, held.keys).tolist()]
+    _recount(child, number, np.unique(np.concatenate(again)))
+    unspoken = moved.keys[(moved.values != _NOWHERE) & ~np.isin(moved.keys, spoken)]
+    return [str(number) for number in np.union1d(mapped.keys, unspoken).tolist()]
+
+
+def _holders(child: WriteView, moves: Sequence[Pairs], spoken: U64s, several: U64s) -> Pairs:
+    """The body that each supervoxel which versions moved lies in now; 0: in none.
+
+    ``spoken``: those that parents moved to different bodies, and of which the mapping tells.
+    """
+    keys = np.unique(np.concatenate([_NONE, *(found.keys for found in moves)]))
+    holders, bodies_of = np.zeros(len(keys), np.uint64), mapping(child).get(keys, keys)
+    for found in reversed(moves):  # the first parent has the last word
+        there = found.values != _NOWHERE
+        holders[np.searchsorted(keys, found.keys[there])] = found.values[there]
+    # Who lost the last voxels on one side may have got others on another.
+    mapped = np.isin(keys, spoken) | (holders == _NOWHERE) & np.isin(bodies_of, several)
+    holders[mapped] = bodies_of[mapped]
+    holders[~np.isin(keys, index.counts_of(child, keys).supervoxels)] = _NOWHERE
+    return Pairs(keys, holders)
+
+
+def _recount(child: WriteView, number: int, ids: U64s) -> None:
+    """Totals of bodies follow from their index, whatever they were."""
+    ids = ids[ids != _NOWHERE]
+    sizes = [_size(child, body) for body in ids.tolist()]
+    columns.append(child, Book.TOTALS, number, pairs(ids, np.array(sizes, np.uint64)))
+
+
+def _size(child: WriteView, body: int) -> int:
+    """The voxels of a body, whatever totals say."""
+    alone = ledger.stamp(child, Book.BODY, body) is None
+    rows = bodies.of_supervoxel(child, body) if alone else bodies.of_body(child, body)
+    return int(rows.counts.sum(dtype=np.uint64))
 
 
 def _sides(child: WriteView, parents: Sequence[ReadView]) -> list[list[int]]:
@@ -72,13 +106,13 @@ def _touched(view: ReadView, side: Iterable[int]) -> U64s:
     return np.unique(np.concatenate([_NONE, *told, _column(view, Book.TOTALS, side).keys]))
 
 
-def _holders(view: ReadView, side: Iterable[int], touched: U64s) -> Pairs:
+def _moves(view: ReadView, side: Iterable[int], touched: U64s) -> Pairs:
     """Supervoxels that versions moved, and the body that has each now; 0: none has."""
     moves: list[tuple[int, int, U64s, int]] = []
     for body in touched.tolist():
         for version in side:
             for row in ledger.of_version(view, Book.BODY, body, version):
-                change = bodies.Change.parse(row.data)
+                change = Change.parse(row.data)
                 moves += [(version, row.mutation, change.came, body), (version, row.mutation, change.left, 0)]
     if not moves:
         return NO_PAIRS
@@ -87,6 +121,15 @@ def _holders(view: ReadView, side: Iterable[int], touched: U64s) -> Pairs:
     keys = np.concatenate([ids for _, _, ids, _ in moves])
     values = np.concatenate([np.full(len(ids), body, np.uint64) for _, _, ids, body in moves])
     return pairs(keys, values)
+
+
+def _heirs(view: ReadView, side: Sequence[int], found: Pairs, several: U64s) -> U64s:
+    """The bodies that versions moved supervoxels to out of ``several``: other sides may have changed how large these are."""
+    moved = [_NONE]
+    for body in several.tolist():
+        for version in side:
+            moved += [Change.parse(row.data).left for row in ledger.of_version(view, Book.BODY, body, version)]
+    return np.unique(found.values[np.isin(found.keys, np.concatenate(moved))])
 
 
 def _settled(sides: Sequence[Pairs]) -> Pairs:
@@ -101,13 +144,8 @@ def _settled(sides: Sequence[Pairs]) -> Pairs:
     return Pairs(found[differing], values[first][differing])
 
 
-def _differing(side: Pairs, settled: Pairs) -> Pairs:
-    """What a side said otherwise than was settled."""
-    if not len(settled):
-        return NO_PAIRS
-    at = np.minimum(np.searchsorted(settled.keys, side.keys), len(settled) - 1)
-    lost = (settled.keys[at] == side.keys) & (settled.values[at] != side.values)
-    return Pairs(side.keys[lost], side.values[lost])
+def _where(found: Pairs, chosen: NDArray[np.bool_]) -> Pairs:
+    return Pairs(found.keys[chosen], found.values[chosen])
 
 
 def _grouped(found: Pairs) -> Iterable[tuple[int, U64s]]:
