@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,9 +25,27 @@ STEP = 1 << 16
 """Rows between two calls of the progress function."""
 
 Progress = Callable[[str, int, int], None]
-Verify = Callable[[ReadView], Iterator[str]]
+"""What is done; how many rows or other things of it are done, and of how many (0: nobody knows)."""
 Wrong = tuple[str, str]
 """Where, and what is wrong there."""
+
+
+class Difference(str):
+    """Two things that are stored and contradict each other, as clients may have said them: no damage."""
+
+    __slots__ = ()
+
+
+class Step(NamedTuple):
+    """How far a check of a datatype is: what it looks at, and how many of these it has seen."""
+
+    what: str
+    done: int
+
+
+Told = str | Step
+"""What the check of a datatype yields: damage, a :class:`Difference`, or how far it is."""
+Verify = Callable[[ReadView], Iterator[Told]]
 
 
 @dataclass(frozen=True)
@@ -41,17 +59,24 @@ class Problem:
 
 @dataclass
 class Report:
-    """``checks`` that ran, ``rows`` that were looked at, ``count`` of problems, the first of them by name."""
+    """``checks`` that ran, ``rows`` that were looked at, ``count`` of problems, the first of them by name; differences as well."""
 
     checks: list[str] = field(default_factory=list)
     rows: int = 0
     count: int = 0
     problems: list[Problem] = field(default_factory=list)
+    difference_count: int = 0
+    differences: list[Problem] = field(default_factory=list)
 
-    def add(self, problem: Problem) -> None:
-        self.count += 1
-        if len(self.problems) < KEPT:
-            self.problems.append(problem)
+    def add(self, found: Problem) -> None:
+        if isinstance(found.text, Difference):
+            self.difference_count += 1
+            kept = self.differences
+        else:
+            self.count += 1
+            kept = self.problems
+        if len(kept) < KEPT:
+            kept.append(found)
 
 
 class Survey:
@@ -123,6 +148,10 @@ class Survey:
         if self._progress is not None:
             total = self._totals[table] if table is not None else 0
             self._progress(self.check, self._seen, max(total, self._seen))
+
+    def tell_step(self, where: str, step: Step) -> None:
+        if self._progress is not None:
+            self._progress(f"{where}: {step.what}", step.done, 0)
 
     def owners(self, table: Table) -> Iterator[tuple[int, bytes]]:
         """Ids of the instances that have rows in a table, with the first key of each."""

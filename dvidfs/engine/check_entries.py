@@ -14,7 +14,7 @@ import numpy as np
 import zstandard
 
 from dvidfs.engine import blobs, keys, values
-from dvidfs.engine.check import Survey, Wrong
+from dvidfs.engine.check import Step, Survey, Wrong
 from dvidfs.engine.keys import ENTRY, PIECE, SUFFIX, TOMB, Codec, Family, Kind, Table
 from dvidfs.engine.values import Entry
 from dvidfs.engine.versions import ReadView, describe
@@ -56,7 +56,7 @@ def _where(survey: Survey, key: bytes, raw: bytes) -> str:
 
 def owners(survey: Survey) -> Iterator[Wrong]:
     """Rows belong to instances that exist, or that a job is to free."""
-    for table in (Table.INDEX, Table.STATE, Table.WRITTEN):
+    for table in (Table.INDEX, Table.STATE, Table.WRITTEN, Table.LEDGER):
         for instance, _ in survey.owners(table):
             if instance not in survey.instances and instance not in survey.freed:
                 yield f"instance {instance}", f"does not exist, but has rows in {table}, and no job is to free them"
@@ -278,6 +278,33 @@ def _unlisted(survey: Survey, instance: int) -> Iterator[Wrong]:
             yield _where(survey, key, raw), "has an entry that is not listed as written"
 
 
+# -- the ledger --------------------------------------------------------------------------------------------------
+
+
+def ledger(survey: Survey) -> Iterator[Wrong]:
+    """Rows of the ledger are of a version that sees the instance and of a mutation that was begun; counters are numbers."""
+    for instance in _known(survey, Table.LEDGER):
+        record = survey.instances[instance]
+        versions = survey.versions_of(instance) if record["versioned"] else {record["root"]}
+        following = survey.txn.mutation_id(record["repo"])
+        for key, row in survey.scan(Table.LEDGER, *_span(instance)):
+            text = _ledger_fault(key, row, versions, following)
+            if text is not None:
+                yield f"row {key.hex()} of {_name(survey, instance)}", text
+
+
+def _ledger_fault(key: bytes, row: bytes, versions: set[int], following: int) -> str | None:
+    """What is wrong with one row of the ledger; ``following``: the next mutation."""
+    if len(key) != keys.LEDGER_KEY.size:
+        return f"its key has {len(key)} bytes, should have {keys.LEDGER_KEY.size}"
+    version, mutation = 0xFFFFFFFF - int.from_bytes(key[-12:-8], "big"), ~int.from_bytes(key[-8:], "big") & (2**64 - 1)
+    if not version:
+        return None if not mutation and len(row) == 8 else "is a counter, but of a mutation or not a number of 8 bytes"
+    if version not in versions:
+        return f"its version {version} is none that the instance is written at"
+    return None if 0 < mutation < following else f"its mutation {mutation} was never begun: the next one is {following}"
+
+
 # -- deep --------------------------------------------------------------------------------------------------------
 
 
@@ -322,8 +349,15 @@ def datatypes(survey: Survey) -> Iterator[Wrong]:
             if verify is None:
                 continue
             for node in leaves if instance.versioned else leaves[:1]:
-                for text in verify(ReadView(survey.txn, node, instance)):
-                    yield f'"{name}" at version {node.uuid}', text
+                where = f'"{name}" at version {node.uuid}'
+                try:
+                    for told in verify(ReadView(survey.txn, node, instance)):
+                        if isinstance(told, Step):
+                            survey.tell_step(where, told)
+                        else:
+                            yield where, told
+                except Exception as e:  # noqa: BLE001 - what is damaged may break any reading of it
+                    yield where, f"could not be finished: {type(e).__name__}: {e}"
 
 
 CHECKS: tuple[Callable[[Survey], Iterator[Wrong]], ...] = (
@@ -334,5 +368,6 @@ CHECKS: tuple[Callable[[Survey], Iterator[Wrong]], ...] = (
     references,
     state,
     written,
+    ledger,
 )
 DEEP: tuple[Callable[[Survey], Iterator[Wrong]], ...] = (frames, blob_names, datatypes)

@@ -25,12 +25,16 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="voxels")
 
 
+def shares() -> int:
+    """Into how many parts work is cut."""
+    return os.cpu_count() or 1
+
+
 def each(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """``work`` of every item, in order; long lists are shared out to all cores."""
-    shares = os.cpu_count() or 1
-    if len(items) <= _ALONE or shares == 1:
+    if len(items) <= _ALONE or shares() == 1:
         return [work(item) for item in items]
-    step = -(-len(items) // shares)
+    step = -(-len(items) // shares())
     parts = [items[at : at + step] for at in range(0, len(items), step)]
     done = [pool().submit(lambda part: [work(item) for item in part], part) for part in parts[1:]]
     first = [work(item) for item in parts[0]]

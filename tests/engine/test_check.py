@@ -184,7 +184,7 @@ def test_an_empty_store_is_sound(tmp_path: Path):
     Store.create(tmp_path / "store")
     with open_engine(tmp_path / "store") as engine:
         report = check(engine)
-    assert (report.count, len(report.checks)) == (0, 19)
+    assert (report.count, len(report.checks)) == (0, 20)
 
 
 # -- damage ------------------------------------------------------------------------------------------------------
@@ -416,6 +416,35 @@ def false_written(tables: Tables) -> None:
     tables.put(Table.WRITTEN, keys.PAIR.pack(1, 1) + b"\x10zz\0\0", b"")
 
 
+def put_ledger(tables: Tables, version: int, mutation: int, row: bytes, instance: int = 1) -> None:
+    at = keys.LEDGER_KEY.pack(instance, 1, 5, 0xFFFFFFFF - version, 2**64 - 1 - mutation)
+    tables.put(Table.LEDGER, at, row)
+
+
+def ledger_of_nobody(tables: Tables) -> None:
+    put_ledger(tables, 0, 0, bytes(8), instance=50)
+
+
+def ledger_of_no_version(tables: Tables) -> None:
+    put_ledger(tables, 4, 1_000_000_000, b"row")
+
+
+def ledger_of_the_future(tables: Tables) -> None:
+    put_ledger(tables, 1, 2_000_000_000, b"row")
+
+
+def counter_of_a_mutation(tables: Tables) -> None:
+    put_ledger(tables, 0, 1_000_000_000, bytes(8))
+
+
+def cut_counter(tables: Tables) -> None:
+    put_ledger(tables, 0, 0, bytes(7))
+
+
+def cut_ledger_key(tables: Tables) -> None:
+    tables.put(Table.LEDGER, keys.U32.pack(1) + b"\1", b"row")
+
+
 def bad_frame(tables: Tables) -> None:
     key, row = tables.entry(Kind.ROW, Codec.ZSTD)
     at = tables.value_of(row, key)
@@ -464,6 +493,12 @@ DAMAGES: list[tuple[Damage, str]] = [
     (state_of_no_version, "state"),
     (lost_written, "written"),
     (false_written, "written"),
+    (ledger_of_nobody, "owners"),
+    (ledger_of_no_version, "ledger"),
+    (ledger_of_the_future, "ledger"),
+    (counter_of_a_mutation, "ledger"),
+    (cut_counter, "ledger"),
+    (cut_ledger_key, "ledger"),
     (bad_frame, "frames"),
     (other_blob, "blob-names"),
     (bad_frame, "datatypes"),

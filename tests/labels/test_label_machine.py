@@ -113,7 +113,7 @@ class Proofreading(RuleBasedStateMachine):
         if sys.exc_info()[0] is not None:
             return  # a rule has failed, and that is what shall be shown
         for uuid, state in self.people.model.versions.items():
-            agree(self.people.labels.at(uuid), state, random.Random(0), bodies=2)
+            agree(self.people.labels.at(uuid), state, random.Random(0), bodies=1)
 
 
 @pytest.mark.timeout(300)
@@ -122,8 +122,8 @@ def test_labels_are_what_the_model_says(connection: Connection):
     run_state_machine_as_test(
         Proofreading,
         settings=settings(
-            max_examples=12,
-            stateful_step_count=12,
+            max_examples=10,
+            stateful_step_count=8,
             deadline=None,
             phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
             report_multiple_bugs=False,

@@ -15,13 +15,14 @@ from dvidfs.engine.versions import ReadView
 from dvidfs.types.base import Body, Endpoint, Param, Setting
 from dvidfs.types.common import parse_bool
 from dvidfs.types.imageblk import settings as images
-from dvidfs.types.labelarray import requests
+from dvidfs.types.labelarray import files, requests
 from dvidfs.types.labelarray.rows import row, rows
-from dvidfs.types.labelmap import LABELMAP, edits, files, settings
+from dvidfs.types.labelmap import LABELMAP, edits, settings
 from dvidfs.types.labelmap.scales import PYRAMID
+from dvidfs.types.labelmap.tables import RUNS
 from dvidfs.types.labelmap.volume import KIND as LABELS
 from dvidfs.types.pyramids import requests as pyramids
-from dvidfs.types.volumes.tree import file_endpoints, volume_tree
+from dvidfs.types.volumes.tree import file_endpoints
 
 KIND = replace(
     LABELS,
@@ -83,7 +84,11 @@ _READ = (
 ENDPOINTS = (
     *rows(_READ, supervoxels=False),
     LABELS_AT,
-    replace(row("GET", "sparsevol/{label}", supervoxels=False), run=requests.get_sparsevol),
+    replace(
+        row("GET", "sparsevol/{label}", supervoxels=False),
+        run=requests.get_sparsevol,
+        detail=RUNS + "404 if no voxel lies in the box.",
+    ),
     replace(row("*", "sparsevol-by-point/{coord}", supervoxels=False), run=requests.get_sparsevol_by_point),
     replace(row("POST", "raw/{dims}/{size}/{offset}"), prepare=requests.prepare_raw),
     replace(row("POST", "blocks", noindexing=False), prepare=requests.prepare_blocks),
@@ -110,7 +115,6 @@ def _extended(instance: Instance, view: ReadView | None) -> Mapping[str, Any]:
     return {**shown, "CountLabels": instance.settings["CountLabels"]}
 
 
-SOURCE = replace(files.SOURCE, writable=requests.can_store)
 SETTINGS = (
     replace(settings.SETTINGS[0], parse=images.SETTINGS[0].parse),
     *settings.SETTINGS[1:],
@@ -122,8 +126,8 @@ LABELARRAY = replace(
     name=KIND.name,
     url=KIND.url,
     summary=KIND.summary,
-    endpoints=(*ENDPOINTS, *pyramids.endpoints(PYRAMID), *file_endpoints(SOURCE)),
-    tree=volume_tree(SOURCE),
+    endpoints=(*ENDPOINTS, *pyramids.endpoints(PYRAMID), *file_endpoints(files.SOURCE)),
+    tree=files.TREE,
     settings=SETTINGS,
     extended=_extended,
 )

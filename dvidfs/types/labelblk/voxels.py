@@ -12,6 +12,7 @@ from dvidfs.types.base import Content
 from dvidfs.types.geometry import Box, Point
 from dvidfs.types.labelblk import followers
 from dvidfs.types.labelmap import blocks as stored
+from dvidfs.types.labelmap import files
 from dvidfs.types.labelmap.blocks import Incoming
 
 COMPRESSIONS = ("", "lz4", "uncompressed")
@@ -32,5 +33,5 @@ def post_raw(view: WriteView, blocks: Incoming, box: Box, mutate: bool) -> None:
 
 def change(view: WriteView, coords: Sequence[Point], voxels: NDArray) -> None:
     """Stores whole blocks (n, z, y, x)."""
-    stored.write_blocks(view, coords, voxels, "mutate")
+    files.write_supervoxels(view, coords, voxels)
     followers.tell(view, coords)

@@ -6,6 +6,7 @@ write lane; what their counts mean is :mod:`~dvidfs.types.labelmap.ingest`. Inva
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,7 @@ from dvidfs.types.pyramids.blocks import Payload, put
 COMPRESSIONS = ("lz4", "gzip", "blocks", "uncompressed")
 PIECE_BLOCKS = 64
 """Blocks that an answer makes at a time."""
+_local = threading.local()
 _NOT_ALIGNED = "cannot use labels via 'blocks' endpoint in non-block aligned geometry"
 
 
@@ -134,7 +136,12 @@ class Wire:
         return list(workers.pool().map(self._voxels, payloads))
 
     def _voxels(self, payload: Buffer) -> Buffer:
-        return packed(self.volume.decode(payload), self.compression)
+        if self.compression == "uncompressed":
+            return self.volume.decode(payload).data
+        scratch = getattr(_local, "scratch", None)  # used again: fresh memory costs more than unpacking
+        if scratch is None or scratch.shape != self.volume.block_shape:
+            scratch = _local.scratch = np.empty(self.volume.block_shape, np.uint64)
+        return packed(self.volume.unpack(payload, scratch), self.compression)
 
 
 def packed(voxels: NDArray, compression: str) -> Buffer:

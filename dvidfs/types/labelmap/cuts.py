@@ -95,12 +95,12 @@ class Cut:
         if np.array_equal(old, new):
             return self
         order = np.argsort(old)
-        ranked, names = old[order], new[order]
+        ranked, names, taken = old[order], new[order], np.sort(new)
 
         def work(payload: Buffer) -> bytes:
             block = stored.opened(payload)
             at, mine = _places(ranked, block.labels)
-            _need_absent(names, block.labels[~mine])
+            _need_absent(taken, block.labels[~mine])
             return stored.pack(kernel.retable(block.data, np.where(mine, names[at], block.labels)))
 
         return replace(self, parts=parts, payloads=list(workers.pool().map(work, self.payloads)))
@@ -149,7 +149,9 @@ class _Work:
 
     def __init__(self, parts: Parts, coords: Sequence[Point]) -> None:
         self.parts, self.coords = parts, coords
-        self.names = np.setdiff1d(np.concatenate((parts.split, parts.remain)), parts.whole)  # what remains may keep its own
+        self.names = np.setdiff1d(
+            np.concatenate((parts.split, parts.remain)), parts.whole
+        )  # what remains may keep its own
 
     def cut(self, i: int, payload: Buffer, rows: Counts, pieces: Runs) -> tuple[bytes, NDArray[np.uint32]]:
         """The new payload of block i and how many voxels of each of its rows the pieces hold."""
@@ -252,5 +254,7 @@ def _volume(runs: Runs) -> int:
 
 
 def _need_absent(names: U64s, labels: U64s) -> None:
-    if (used := np.isin(labels, names)).any():
+    """Refuses numbers, ascending, one of which a block has already."""
+    _, used = _places(names, labels)
+    if used.any():
         raise BadRequest(f"label {labels[int(np.argmax(used))]} is in use by voxels: want numbers that are new")

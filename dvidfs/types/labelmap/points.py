@@ -28,6 +28,9 @@ from dvidfs.types.labelmap.books import mapping
 from dvidfs.types.labelmap.columns import ABSENT, U64s
 from dvidfs.types.labelmap.volume import LabelVolume
 
+FEW = 16
+"""So few points of a block are looked up faster one by one."""
+
 
 def label_at(view: ReadView, point: Point, scale: int = 0, *, supervoxels: bool = False) -> int:
     """The label of one voxel."""
@@ -68,9 +71,15 @@ def labels_at(view: ReadView, points: NDArray[np.int64], scale: int = 0, *, supe
     local = points - coords * side
     for coord, which in _grouped(coords):
         block = _block(view, coord, scale)
-        if block is not None:
-            at = kernel.entries_at(block, local[which])
-            out[which] = np.where(at >= 0, block.labels[np.maximum(at, 0)], 0)
+        if block is None:
+            continue
+        if len(which) <= FEW:
+            for i, (x, y, z) in zip(which.tolist(), local[which].tolist(), strict=True):
+                at = kernel.entry_at(block, x, y, z)
+                out[i] = block.labels[at] if at >= 0 else 0
+        else:
+            entries = kernel.entries_at(block, local[which])
+            out[which] = np.where(entries >= 0, block.labels[np.maximum(entries, 0)], 0)
     return out if supervoxels else np.where(out == 0, out, mapping(view).get(out, out))
 
 
@@ -78,10 +87,10 @@ def _grouped(coords: NDArray[np.int64]) -> Iterator[tuple[Point, NDArray[np.int6
     """Each block that points lie in, and which of them do."""
     order = np.lexsort((coords[:, 0], coords[:, 1], coords[:, 2]))
     found = coords[order]
-    cuts = np.flatnonzero((found[1:] != found[:-1]).any(axis=1)) + 1
-    for part in np.split(order, cuts):
-        x, y, z = coords[part[0]].tolist()
-        yield (x, y, z), part
+    starts = np.flatnonzero(np.append(True, (found[1:] != found[:-1]).any(axis=1)))
+    cuts = [*starts.tolist(), len(order)]
+    for (x, y, z), first, stop in zip(found[starts].tolist(), cuts, cuts[1:], strict=False):
+        yield (x, y, z), order[first:stop]
 
 
 def bodies_of(view: ReadView, supervoxels: U64s, *, checked: bool = True) -> U64s:

@@ -52,10 +52,11 @@ _DEEPEST = 21
 
 
 class Shape(NamedTuple):
-    """``supervoxels``, ascending; ``codes``: the blocks of scale 0 that they have voxels in, ascending; all their voxels."""
+    """``supervoxels``, ascending; ``coords`` (n, 3): the blocks x, y, z of scale 0 that they have voxels in, by z, y, x; all
+    their voxels."""
 
     supervoxels: U64s
-    codes: U64s
+    coords: NDArray[np.int32]
     voxels: int
 
 
@@ -97,21 +98,20 @@ def _key(view: ReadView, body: int, at: tuple[int, int] | None) -> tuple[object,
 
 def _joined(rows: Counts, alone: bool) -> Shape:
     """``alone``: the rows are of one supervoxel, so they name each block once."""
-    voxels = int(rows.counts.sum(dtype=np.uint64))
-    if alone:
-        return Shape(rows.supervoxels[:1], rows.codes, voxels)
-    return Shape(np.unique(rows.supervoxels), np.unique(rows.codes), voxels)
+    supervoxels, codes = (rows.supervoxels[:1], rows.codes) if alone else map(np.unique, rows[:2])
+    return Shape(supervoxels, points_of_codes(codes).astype(np.int32), int(rows.counts.sum(dtype=np.uint64)))
 
 
-def blocks(view: ReadView, shape: Shape, scale: int = 0, bounds: Bounds = EVERYWHERE) -> NDArray[np.int64]:
+def blocks(view: ReadView, shape: Shape, scale: int = 0, bounds: Bounds = EVERYWHERE) -> NDArray[np.int32]:
     """The blocks (n, 3) x, y, z of a scale that a shape lies in, as far as the bounds touch them, by z, y, x."""
-    coords = points_of_codes(shape.codes)
+    coords = shape.coords
     if scale:
-        coords = points_of_codes(np.unique(codes_of_points(coords >> min(scale, _DEEPEST))))
+        codes = np.unique(codes_of_points(coords >> min(scale, _DEEPEST)))
+        coords = points_of_codes(codes).astype(np.int32)
     return coords if bounds.is_open else coords[bounds.keep(coords, view.instance.settings["BlockSize"])]
 
 
-def coarse(coords: NDArray[np.int64]) -> Runs:
+def coarse(coords: NDArray[np.int32]) -> Runs:
     """Blocks (n, 3) x, y, z in order as runs of blocks."""
     steps = np.diff(coords, axis=0) != (1, 0, 0)
     first = np.flatnonzero(np.append(True, steps.any(axis=1))[: len(coords)])
@@ -128,7 +128,7 @@ class Sought:
 
     view: ReadView
     supervoxels: U64s
-    coords: NDArray[np.int64]
+    coords: NDArray[np.int32]
     scale: int = 0
     bounds: Bounds = EVERYWHERE
 
@@ -150,7 +150,7 @@ class Sought:
                 found = kernel.join_runs(np.concatenate((held, found)))
                 held = held[:0]
             if stop < len(self.coords) and (self.coords[stop] - self.coords[stop - 1] == (1, 0, 0)).all():
-                on = found[:, 0] + found[:, 3] == int(self.coords[stop, 0]) * width
+                on = found[:, 0] + found[:, 3] == self.coords[stop, 0] * width
                 held, found = found[on], found[~on]
             if len(found):
                 yield found

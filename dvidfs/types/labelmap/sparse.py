@@ -47,12 +47,12 @@ _GZIP = 31
 def rles(view: ReadView, label: int, *, supervoxels: bool = False) -> Iterator[bytes]:
     """A body or supervoxel as a sparse volume, in pieces. Raises NotFound if there is none."""
     shape = need(view, label, supervoxels=supervoxels)
-    return _Collected(Sought(view, shape.supervoxels, shapes.blocks(view, shape)).runs()).pieces()
+    return _Collected(Sought(view, shape.supervoxels, shape.coords).runs()).pieces()
 
 
 def coarse(view: ReadView, label: int, *, supervoxels: bool = False) -> bytes:
     """The blocks of a body or supervoxel as a coarse sparse volume. Raises NotFound if there is none."""
-    return sparsevol.rles(shapes.coarse(shapes.blocks(view, need(view, label, supervoxels=supervoxels))))
+    return sparsevol.rles(shapes.coarse(need(view, label, supervoxels=supervoxels).coords))
 
 
 def mask(
@@ -175,23 +175,32 @@ class _Collected:
     """Runs, one behind the other: in memory, or in a temporary file that is gone with this."""
 
     def __init__(self, runs: Iterable[Runs]) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(HELD)  # noqa: SIM115 - read after this
+        self._file: IO[bytes] | None = None
+        self._held: list[bytes] = []
         self.count = 0
+        size = 0
         for found in runs:
-            self._file.write(sparsevol.spans(found))
+            self._held.append(sparsevol.spans(found))
             self.count += len(found)
+            size += len(self._held[-1])
+            if size > HELD:
+                self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - read when this is filled
+                self._file.writelines(self._held)
+                self._held, size = [], 0
 
     @property
     def size(self) -> int:
         """Bytes of the whole, head included."""
-        return len(sparsevol.rles_head(0)) + self._file.tell()
+        return len(sparsevol.rles_head(0)) + 16 * self.count
 
     def pieces(self) -> Iterator[bytes]:
         """The whole, once."""
-        self._file.seek(0)
         yield sparsevol.rles_head(self.count)
-        while piece := self._file.read(PIECE):
-            yield piece
+        if self._file is not None:
+            self._file.seek(0)
+            while piece := self._file.read(PIECE):
+                yield piece
+        yield from self._held
 
 
 def _rles(runs: Iterable[Runs], compression: str) -> Content:
@@ -224,7 +233,7 @@ def _gzipped(pieces: Iterable[Buffer]) -> Iterator[bytes]:
 def get_size(view: ReadView, label: str, supervoxels: bool) -> Content:
     """Voxels, blocks, and the box of the blocks."""
     shape = need(view, _label(label), supervoxels=supervoxels)
-    coords, side = shapes.blocks(view, shape), np.array(view.instance.settings["BlockSize"])
+    coords, side = shape.coords, np.array(view.instance.settings["BlockSize"])
     low, high = (coords.min(axis=0) * side).tolist(), ((coords.max(axis=0) + 1) * side - 1).tolist()
     text = (
         f'{{"voxels": {shape.voxels}, "numblocks": {len(coords)}, '

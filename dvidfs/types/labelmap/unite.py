@@ -32,13 +32,14 @@ def settle(child: WriteView, parents: Sequence[ReadView]) -> list[str]:
     touched = [_touched(child, side) for side in sides]
     said = [_column(child, Book.MAPPING, side) for side in sides]
     moves = [_moves(child, side, ids) for side, ids in zip(sides, touched, strict=True)]
-    mapped, moved, several = _settled(said), _settled(moves), _several(touched)
-    if not len(mapped) and not len(moved) and not len(several):
+    mapped, several = _settled(said), _several(touched)
+    torn = _settled([_where(found, found.values != _NOWHERE) for found in moves]).keys
+    if not len(mapped) and not len(torn) and not len(several):
         return []
     number = mutate.begin(child)
     columns.append(child, Book.MAPPING, number, mapped)
-    spoken = np.concatenate([_NONE, *(told.keys for told in said)])
-    holders = _holders(child, moves, moved.keys[np.isin(moved.keys, spoken)], several)
+    spoken = np.isin(torn, np.concatenate([_NONE, *(told.keys for told in said)]))
+    holders = _holders(child, moves, torn[spoken], several)
     changes, again = bodies.Changes(child, number, told=False), [several]
     for side, found in zip(sides, moves, strict=True):
         wrong = found.values != holders.values[np.searchsorted(holders.keys, found.keys)]
@@ -50,8 +51,7 @@ def settle(child: WriteView, parents: Sequence[ReadView]) -> list[str]:
             changes.come(body, supervoxels)
     changes.write()
     _recount(child, number, np.unique(np.concatenate(again)))
-    unspoken = moved.keys[(moved.values != _NOWHERE) & ~np.isin(moved.keys, spoken)]
-    return [str(number) for number in np.union1d(mapped.keys, unspoken).tolist()]
+    return [str(number) for number in np.union1d(mapped.keys, torn[~spoken]).tolist()]
 
 
 def _holders(child: WriteView, moves: Sequence[Pairs], spoken: U64s, several: U64s) -> Pairs:

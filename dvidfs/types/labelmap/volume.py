@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dvidfs.engine.keys import Family
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
 from dvidfs.kernels import labels as kernel
@@ -22,7 +23,7 @@ from dvidfs.kernels.labels import Block
 from dvidfs.types import workers
 from dvidfs.types.formats import blockform
 from dvidfs.types.formats.blockform import Bytes
-from dvidfs.types.geometry import Box, Point
+from dvidfs.types.geometry import Box, Point, block_box, covering_blocks, each_block, span
 from dvidfs.types.imageblk.volume import Volume
 from dvidfs.types.labelmap import stored
 from dvidfs.types.labelmap.books import mapping
@@ -30,7 +31,17 @@ from dvidfs.types.labelmap.columns import Column, U64s
 from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.pyramids.blocks import Blocks
 from dvidfs.types.pyramids.level import at_scale
+from dvidfs.types.volumes.source import as_bytes
 from dvidfs.types.volumes.voxels import VoxelKind
+
+SLAB_BYTES = 4 << 20
+"""Long answers are made in slabs of about this size, which memory that was used before can hold."""
+SHARED = 1 << 16
+"""Voxels from which on threads share the work of pasting."""
+THIN = 4
+"""Blocks of which less than a part in so many is shown are kept opened,"""
+KEPT_BLOCKS = 256
+"""if they are no more than these."""
 
 KIND = VoxelKind(
     "labelmap",
@@ -65,15 +76,18 @@ class LabelVolume(Volume):
 
     def table(self, block: Block) -> U64s:
         """The labels that stand for the entries of a block's table."""
-        if self.column is None:
-            return block.labels
-        found = self.column.get(block.labels, block.labels)
-        found[block.labels == 0] = 0  # whatever a client has said of the background
-        return found
+        return self.tables([block])[0]
 
     def decode(self, payload: Buffer) -> Bytes:
+        return self.unpack(payload).reshape(-1).view(np.uint8)
+
+    def unpack(self, payload: Buffer, out: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:
+        """The labels of a payload, (z, y, x); into ``out`` if that is given."""
         block = stored.opened(payload)
-        return kernel.voxels(block, self.table(block)).reshape(-1).view(np.uint8)
+        if out is None:
+            return kernel.voxels(block, self.table(block))
+        kernel.paste(out, (0, 0, 0), (0, 0, 0), block, self.table(block))
+        return out
 
     def encode(self, blocks: NDArray) -> list[bytes]:
         """The payloads of blocks (n, z, y, x)."""
@@ -88,15 +102,82 @@ class LabelVolume(Volume):
         known: Any = None,
     ) -> NDArray:
         out = np.zeros(box.shape, np.uint64)
-        starts = (coords * self.block_shape).tolist()
-        _ = self.column  # looked up here, since other threads must not use the transaction
+        self._paste(out, box, coords * self.block_shape, self._open(payloads))
+        return out
+
+    def read(self, box: Box, fill: int = 0) -> NDArray:
+        """The labels of a box, (z, y, x). Of blocks of which little is shown the opened ones are kept, since neighbours are next."""
+        grid = covering_blocks(box, self.block)
+        if self.scale or box.volume * THIN > grid.volume * self.block_bytes // 8 or grid.volume > KEPT_BLOCKS:
+            return super().read(box, fill)
+        out, opened, starts = np.zeros(box.shape, np.uint64), list[Block](), list[Any]()
+        for coord in each_block(grid):
+            entry = self.view.find(Family.BLOCK, self.level.key(coord))
+            if entry is not None:
+                opened.append(stored.kept(self.view, entry))
+                starts.append(block_box(coord, self.block).origin)
+        self._paste(out, box, np.array(starts, np.int64).reshape(-1, 3), opened)
+        return out
+
+    def stream(self, box: Box) -> Iterator[memoryview]:
+        """The bytes of a box in C order: layer of blocks after layer, each opened once and pasted slab by slab."""
+        if box.volume * 8 <= SLAB_BYTES:
+            yield as_bytes(self.read(box))
+            return
+        depth, plane = self.block[2], 8 * box.size[0] * box.size[1]
+        rows = max(1, SLAB_BYTES // plane)
+        for piece in self.pieces(box):
+            if piece.size[:2] != box.size[:2]:  # not even a layer fits: as it comes
+                yield as_bytes(self.read(piece))
+                continue
+            for z in range(piece.offset[2], piece.stop[2], depth):
+                stop = min(piece.stop[2], z - z % depth + depth)
+                layer = span((*piece.offset[:2], z), (*piece.stop[:2], stop))
+                coords, payloads = self.stored(covering_blocks(layer, self.block))
+                starts, opened = coords * self.block_shape, self._open(payloads)
+                tables = self.tables(opened)
+                for first in range(z, stop, rows):
+                    slab = span((*piece.offset[:2], first), (*piece.stop[:2], min(stop, first + rows)))
+                    out = np.empty(slab.shape, np.uint64)  # not zeros: these would be fresh memory each time
+                    if len(opened) < covering_blocks(slab, self.block).volume:
+                        out.fill(0)
+                    self._paste(out, slab, starts, opened, tables)
+                    yield as_bytes(out)
+
+    def _open(self, payloads: Sequence[Buffer]) -> list[Block]:
+        return (
+            list(workers.pool().map(stored.opened, payloads)) if len(payloads) > 1 else [*map(stored.opened, payloads)]
+        )
+
+    def tables(self, blocks: Sequence[Block]) -> list[U64s]:
+        """The labels that stand for the entries of each block's table, looked up together."""
+        if self.column is None or not blocks:
+            return [block.labels for block in blocks]
+        every = np.concatenate([block.labels for block in blocks])
+        found = self.column.get(every, every)
+        found[every == 0] = 0  # whatever a client has said of the background
+        return np.split(found, np.cumsum([len(block.labels) for block in blocks])[:-1])
+
+    def _paste(
+        self,
+        out: NDArray[np.uint64],
+        box: Box,
+        starts: NDArray[np.int64],
+        opened: Sequence[Block],
+        tables: Sequence[U64s] | None = None,
+    ) -> None:
+        """Put blocks, which start at voxels (n, 3), (z, y, x), into the array of a box, some planes in each thread."""
+        if not opened:
+            return
+        found = self.tables(opened) if tables is None else tables
+        parts = workers.shares() if out.size >= SHARED else 1
+        cuts = [len(out) * i // parts for i in range(parts + 1)]
 
         def paste(i: int) -> None:
-            block = stored.opened(payloads[i])
-            kernel.paste(out, box.origin, starts[i], block, self.table(block))
+            z, y, x = box.origin
+            kernel.paste_many(out[cuts[i] : cuts[i + 1]], (z + cuts[i], y, x), starts, opened, found)
 
-        spread(paste, len(payloads))
-        return out
+        spread(paste, parts)
 
     def mapped(self, payload: Buffer) -> Buffer:
         """A payload with bodies in place of supervoxels; itself where nothing changes."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import lz4.block
 from isal import igzip
 
+from dvidfs.engine.keys import Family
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import BadRequest
 from dvidfs.kernels import colors, segmentation
@@ -93,10 +94,15 @@ def _of_block(volume: LabelVolume, box: Box) -> bytes | None:
     """A box that is one block, transcoded without unpacking its voxels."""
     if box.size != volume.block or not is_aligned(box, volume.block):
         return None
-    payload = volume.payload(covering_blocks(box, volume.block).offset)
-    if payload is None:
+    coord = covering_blocks(box, volume.block).offset
+    if volume.scale:
+        payload = volume.payload(coord)
+        block = None if payload is None else stored.opened(payload)
+    else:
+        entry = volume.view.find(Family.BLOCK, volume.level.key(coord))
+        block = None if entry is None else stored.kept(volume.view, entry)
+    if block is None:
         return None
-    block = stored.opened(payload)
     return segmentation.encode_block(block, volume.table(block))
 
 

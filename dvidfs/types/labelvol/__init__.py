@@ -11,13 +11,13 @@ from typing import Any
 
 from dvidfs.engine.graph import Instance
 from dvidfs.engine.versions import ReadView
-from dvidfs.types.base import OCTETS, DataType, Directory, Endpoint, Param
+from dvidfs.types.base import OCTETS, DataType, Endpoint, Param
 from dvidfs.types.imageblk import settings as images
 from dvidfs.types.labelarray import MERGE, SPLIT, SPLIT_COARSE
 from dvidfs.types.labelblk import LABELBLK, followers
 from dvidfs.types.labelmap import counters
 from dvidfs.types.labelmap.tables import BOX, RUNS
-from dvidfs.types.labelvol import requests, source
+from dvidfs.types.labelvol import files, requests, source
 
 COMPRESSION = Param("compression", default="", help="lz4 or gzip; without it plain")
 EXACT = Param("exact", default="", help="false: whole blocks that the box touches")
@@ -107,7 +107,7 @@ LABELVOL = DataType(
     version="0.1",
     summary="The labels of a labelblk as sparse volumes.",
     endpoints=tuple(replace(row, cached=False) if not row.writes else row for row in ENDPOINTS),
-    tree=Directory(),
+    tree=files.TREE,
     settings=tuple(row for row in LABELBLK.settings if row.name in ("BlockSize", "VoxelSize", "VoxelUnits")),
     extended=_extended,
     accepts_sync=lambda kind: kind == followers.NAME,
