@@ -9,7 +9,7 @@ nothing here runs anything.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -24,6 +24,8 @@ from dvidfs.errors import BadRequest, NotFound
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from dvidfs.engine.check import Told
 
 OCTETS = "application/octet-stream"
 JSON = "application/json"
@@ -338,6 +340,20 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Repair:
+    """How an instance whose facts contradict each other is brought into agreement again, by ``dvidfs check --repair``.
+
+    ``sides``: which fact can be taken as right, and what then follows from it. ``prepare(view, side)`` works out what has to
+    change, in a snapshot, and tells how far it is until it returns that; ``run(view, prepared)`` changes it, and gives what was
+    changed: counts by name, all 0 if there was nothing to change.
+    """
+
+    sides: Mapping[str, str]
+    prepare: Callable[[ReadView, str], Generator[Told, None, Any]]
+    run: Callable[[WriteView, Any], Mapping[str, int]]
+
+
+@dataclass(frozen=True)
 class DataType:
     """A datatype: its name on the wire, what it can be told at creation, its operations and its files.
 
@@ -346,6 +362,7 @@ class DataType:
     what must be looked up elsewhere, perhaps over a network. ``implied_compression(settings)``: the one that these settings
     leave no choice of. ``refused_compressions``: those that would damage its values. ``accepts_sync(typename)``: which
     instances it may follow. ``warm()`` loads what the first request would have to wait for (compiled kernels).
+    ``verify(view)``: what is wrong at a version, ``repair`` what can be done about it.
     ``jobs``: the steps of its background jobs, by kind (:mod:`dvidfs.engine.jobs`). ``merged(child, parents)``: settles below a merge of
     versions what the type keeps in the ledger; the conflicts by name.
     """
@@ -366,7 +383,8 @@ class DataType:
     complete: Callable[[dict[str, Any], Mapping[str, str]], dict[str, Any]] | None = None
     refused_compressions: frozenset[str] = frozenset()
     implied_compression: Callable[[Mapping[str, Any]], str | None] = lambda settings: None
-    verify: Callable[[ReadView], Iterator[str]] | None = None
+    verify: Callable[[ReadView], Iterator[Told]] | None = None
+    repair: Repair | None = None
     warm: Callable[[], object] | None = None
     jobs: Mapping[str, Callable[[Engine, dict[str, Any]], dict[str, Any] | None]] = field(default_factory=dict)
     merged: Callable[[WriteView, Sequence[ReadView]], Iterable[str]] | None = None

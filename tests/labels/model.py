@@ -346,5 +346,5 @@ class Model:
         if 0 in out.members.values():
             return None
         both = said[0] & said[1]
-        torn = {s for s in both if first.mapping[s] != second.mapping[s]}
-        return out, torn
+        out.wrote_mapping = {s for s in both if first.mapping[s] != second.mapping[s]}
+        return out, set(out.wrote_mapping)

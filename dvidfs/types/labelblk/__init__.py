@@ -87,6 +87,7 @@ LABELBLK = DataType(
     info_method="GET",
     check=images.check,
     refused_compressions=frozenset({"jpeg"}),
+    verify=LABELMAP.verify,
     warm=LABELMAP.warm,
     merged=LABELMAP.merged,
 )

@@ -15,7 +15,7 @@ from dvidfs.engine.versions import ReadView
 from dvidfs.types.base import DataType
 from dvidfs.types.imageblk import extents
 from dvidfs.types.imageblk import settings as images
-from dvidfs.types.labelmap import files, settings, tables, unite
+from dvidfs.types.labelmap import check, files, settings, tables, unite
 from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.labelmap.volume import KIND
 from dvidfs.types.pyramids import requests as pyramids
@@ -45,6 +45,7 @@ LABELMAP = DataType(
     extents=_extents,
     info_method="GET",
     check=images.check,
+    verify=check.verify,
     refused_compressions=frozenset({"jpeg"}),
     warm=_warm,
     merged=unite.settle,

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvidfs.engine import ledger
+from dvidfs.engine.store import WriteTxn
 from dvidfs.engine.versions import ReadView, WriteView, committed
-from dvidfs.errors import NotFound
+from dvidfs.errors import BadRequest, NotFound
 from dvidfs.types.labelmap import index
-from dvidfs.types.labelmap.books import Book, totals
+from dvidfs.types.labelmap.books import Book, mapping, totals
 from dvidfs.types.labelmap.columns import ABSENT, U64s
 from dvidfs.types.labelmap.held import Held
 from dvidfs.types.labelmap.index import Counts
@@ -130,7 +131,7 @@ def _kept(
     """What is kept of a body, brought up to date by its latest rows if these allow it, or made anew."""
     key = (what, view.instance.id, view.version, body, view.graph.history)
     held = HELD.peek(view.txn.store, key)
-    if held is None and isinstance(view, WriteView):
+    if held is None and isinstance(view.txn, WriteTxn):
         with committed(view) as known:
             if known is not None and (then := ledger.stamp(known, Book.BODY, body)) is not None:
                 _kept(known, what, body, then, make, follow)
@@ -144,7 +145,7 @@ def _kept(
     if value is None:
         value = make(view)
     store, made = view.txn.store, _Kept(at, value)
-    if isinstance(view, WriteView):  # what that sees may never be committed
+    if isinstance(view.txn, WriteTxn):  # what that sees may never be committed
         view.txn.after.append(lambda: HELD.keep(store, key, made))
     else:
         HELD.keep(store, key, made)
@@ -284,6 +285,14 @@ def need(view: ReadView, body: int) -> Counts:
     if not len(rows):
         raise NotFound("")
     return rows
+
+
+def need_supervoxel(view: ReadView, supervoxel: int) -> None:
+    """Raises BadRequest for a number that stands for no supervoxel any more."""
+    if mapping(view).one(supervoxel) == 0:
+        raise BadRequest(
+            f"cannot get label for supervoxel {supervoxel}, which has been split and doesn't exist anymore"
+        )
 
 
 # ---------------------------------------------------------------- writing

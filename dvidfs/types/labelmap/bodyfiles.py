@@ -103,13 +103,13 @@ class MaskVolume:
         return bool(len(self._within(blocks)))
 
     def coords(self) -> Iterator[Point]:
-        return map(_point, shapes.blocks(self.view, self.shape).tolist())
+        return map(_point, self.shape.coords.tolist())
 
     def mtime(self, coord: Point) -> int:
         return self.view.modified()
 
-    def _within(self, blocks: Box) -> NDArray[np.int64]:
-        coords = shapes.blocks(self.view, self.shape)
+    def _within(self, blocks: Box) -> NDArray[np.int32]:
+        coords = self.shape.coords
         return coords[((coords >= blocks.offset) & (coords < blocks.stop)).all(axis=1)]
 
 
@@ -157,7 +157,7 @@ class LabelFiles:
             self.word: label,
             **belongs,
             "voxels": shape.voxels,
-            "blocks": len(shape.codes),
+            "blocks": len(shape.coords),
             "box": {"offset": box.offset, "size": box.size},
             "box_nm": {
                 "offset": [n * nm for n, nm in zip(box.offset, side, strict=True)],

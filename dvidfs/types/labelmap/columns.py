@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvidfs.engine import ledger
-from dvidfs.engine.store import Store
+from dvidfs.engine.store import Store, WriteTxn
 from dvidfs.engine.versions import ReadView, WriteView, committed
 
 U64s = NDArray[np.uint64]
@@ -215,7 +215,9 @@ _known: WeakKeyDictionary[Store, dict[tuple[int, int], _Versions]] = WeakKeyDict
 
 
 def _versions(view: ReadView, book: int) -> _Versions:
-    return _known.setdefault(view.txn.store, {}).setdefault((view.instance.id, book), _Versions())
+    of_store = _known.setdefault(view.txn.store, {})
+    found = of_store.get((view.instance.id, book))
+    return found if found is not None else of_store.setdefault((view.instance.id, book), _Versions())
 
 
 def read(view: ReadView, book: int) -> Column:
@@ -225,7 +227,7 @@ def read(view: ReadView, book: int) -> Column:
     held = versions.find(view)
     if held is not None and held.mutation == newest:
         return held.column
-    if isinstance(view, WriteView):
+    if isinstance(view.txn, WriteTxn):
         return _uncommitted(versions, view, book, held)
     if held is not None and held.mutation < newest:
         column = held.column.over(_since(view, book, held.mutation))
@@ -235,7 +237,7 @@ def read(view: ReadView, book: int) -> Column:
     return column
 
 
-def _uncommitted(versions: _Versions, view: WriteView, book: int, held: _Held | None) -> Column:
+def _uncommitted(versions: _Versions, view: ReadView, book: int, held: _Held | None) -> Column:
     """What a write sees: what is held, which is committed, and what was written since; only the former is ever kept."""
     if held is None or _own(view, book, view.version) - held.mutation > BEHIND:
         with committed(view) as known:

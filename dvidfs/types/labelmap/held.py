@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from dvidfs.engine.store import Store
-from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.engine.store import Store, WriteTxn
+from dvidfs.engine.versions import ReadView
 
 T = TypeVar("T")
 _COST = 200
@@ -35,7 +35,7 @@ class Held:
         found = self.peek(store, key)
         if found is None:
             found = make()
-            if not isinstance(view, WriteView):
+            if not isinstance(view.txn, WriteTxn):
                 self.keep(store, key, found)
         return found
 

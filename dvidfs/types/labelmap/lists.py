@@ -121,6 +121,10 @@ def _encoded(view: ReadView, body: int) -> bytes:
 def post_index(view: WriteView, label: str, body: Buffer) -> None:
     number = parse_label(label)
     mutate.protected(number, "index")
+    if not len(body):
+        raise BadRequest(
+            f"an empty body is no index of label {number}: want a protobuf LabelIndex that names the label"
+        )
     given = labelindex.decode_index(body)
     if given.label != number and (given.label or len(given.blocks)):
         raise BadRequest(f"serialized Index was for label {given.label} yet was POSTed to label {number}")
@@ -134,15 +138,33 @@ def _rows(given: LabelIndex) -> Counts:
     return rows.take(rows.counts > 0)
 
 
+def messages(view: ReadView, labels: U64s) -> Iterator[LabelIndex | None]:
+    """The indices of many bodies, in that order; those of bodies that are one supervoxel are looked up together."""
+    each = np.unique(labels)
+    single = each[bodies.without_rows(view, each) & (bodies.sizes(view, each) > 0)]
+    rows = index.counts_of(view, single)
+    cuts = np.searchsorted(rows.supervoxels, np.append(single, np.uint64(columns.ABSENT)))
+    place = {label: i for i, label in enumerate(single.tolist())}
+    for label in labels.tolist():
+        at = place.get(label)
+        if at is None:
+            yield message(view, label)
+        else:
+            part = slice(cuts[at], cuts[at + 1])
+            yield LabelIndex(label, rows.codes[part], rows.supervoxels[part], rows.counts[part])
+
+
 def get_indices(view: ReadView, body: Buffer) -> Content:
     wanted = _few(body)
-    found = (message(view, label) or LabelIndex(label) for label in wanted.tolist())
-    return _text(labelindex.encode_indices(found), OCTETS)
+    found = messages(view, wanted)
+    told = (one or LabelIndex(label) for label, one in zip(wanted.tolist(), found, strict=True))
+    return _text(labelindex.encode_indices(told), OCTETS)
 
 
 def get_indices_compressed(view: ReadView, body: Buffer) -> Content:
     wanted = _few(body)
-    parts = [labelindex.encode_record(label, message(view, label)) for label in wanted.tolist()]
+    found = zip(wanted.tolist(), messages(view, wanted), strict=True)
+    parts = [labelindex.encode_record(label, one) for label, one in found]
     return Content(parts, OCTETS, sum(map(len, parts)))
 
 
@@ -162,11 +184,10 @@ def post_indices(view: WriteView, body: Buffer) -> None:
 def get_index_version(view: ReadView, label: str) -> Content:
     """The version at which the index of a body was written."""
     number = parse_label(label)
-    found = [at for book in (Book.BODY, Book.SUPERVOXEL) if (at := ledger.stamp(view, book, number)) is not None]
-    if not found:
+    found = ledger.stamp(view, Book.BODY, number) or ledger.stamp(view, Book.SUPERVOXEL, number)
+    if found is None:
         raise BadRequest(f"no label index was found for label {number}")
-    nodes = view.graph.repos[view.node.repo].nodes
-    return _text(nodes[max(found)[0]].uuid.encode(), PLAIN)
+    return _text(view.graph.repos[view.node.repo].nodes[found[0]].uuid.encode(), PLAIN)
 
 
 def get_lastmod(view: ReadView, label: str) -> Content:
@@ -224,6 +245,7 @@ def get_size(view: ReadView, label: str, supervoxels: bool) -> Content:
 def _size(view: ReadView, label: int, *, supervoxels: bool) -> int:
     if not supervoxels:
         return bodies.size(view, label)
+    bodies.need_supervoxel(view, label)
     return int(index.blocks_of(view, label)[1].sum(dtype=np.uint64))
 
 

@@ -15,7 +15,7 @@ from dvidfs.engine.versions import ReadView
 from dvidfs.kernels import runs as kernel
 from dvidfs.kernels.runs import Runs
 from dvidfs.types.formats.meshes import Mesh
-from dvidfs.types.geometry import Box, Point, span
+from dvidfs.types.geometry import Box, span
 from dvidfs.types.labelmap import shapes
 from dvidfs.types.labelmap.held import Held
 from dvidfs.types.labelmap.scales import PYRAMID
@@ -30,11 +30,10 @@ HELD = Held(32 << 20)
 
 def box_of(view: ReadView, shape: Shape) -> Box:
     """The blocks of a body or supervoxel, as the smallest box of voxels that holds them all."""
-    return _around(shapes.blocks(view, shape), view.instance.settings["BlockSize"])
-
-
-def _around(coords: NDArray[np.int64], block: Point) -> Box:
-    (x, y, z), (a, b, c) = (coords.min(axis=0) * block).tolist(), ((coords.max(axis=0) + 1) * block).tolist()
+    side = np.array(view.instance.settings["BlockSize"])
+    (x, y, z), (a, b, c) = (
+        (corner * side).tolist() for corner in (shape.coords.min(axis=0), shape.coords.max(axis=0) + 1)
+    )
     return span((x, y, z), (a, b, c))
 
 
@@ -66,7 +65,7 @@ def _make(view: ReadView, shape: Shape, nanometers: tuple[float, float, float]) 
     return mesher().mesh(mask, (x * 2**coarse, y * 2**coarse, z * 2**coarse), box.offset)
 
 
-def _read_at(view: ReadView, shape: Shape, coarse: int) -> tuple[int, NDArray[np.int64]]:
+def _read_at(view: ReadView, shape: Shape, coarse: int) -> tuple[int, NDArray[np.int32]]:
     """The scale whose voxels are read, and the blocks there."""
     last = min(coarse, ready(PYRAMID, view))
     for scale in range(last):

@@ -72,6 +72,7 @@ def of_body(view: ReadView, body: int) -> Shape | None:
 
 def of_supervoxel(view: ReadView, supervoxel: int) -> Shape | None:
     """The shape of a supervoxel; None if the body that it is mapped to does not hold it."""
+    bodies.need_supervoxel(view, supervoxel)
     body = mapping(view).one(supervoxel)
     held = bodies.members(view, supervoxel if body == ABSENT else body).supervoxels
     at = int(np.searchsorted(held, np.uint64(supervoxel)))

@@ -15,17 +15,15 @@ from typing import IO, Any
 
 import numpy as np
 from isal import isal_zlib
-from numpy.typing import NDArray
 
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import BadRequest, DvidfsError, NotFound
-from dvidfs.kernels import runs as kernel
 from dvidfs.kernels.runs import Runs
 from dvidfs.types.base import JSON, OCTETS, Content
 from dvidfs.types.formats import sparsevol
 from dvidfs.types.formats.sparsevol import Bounds
-from dvidfs.types.geometry import Box, check_volume, parse_point, span
+from dvidfs.types.geometry import parse_point
 from dvidfs.types.labelmap import lists, mutate, points, settings, shapes
 from dvidfs.types.labelmap.edits import parse_label
 from dvidfs.types.labelmap.shapes import Shape, Sought
@@ -53,27 +51,6 @@ def rles(view: ReadView, label: int, *, supervoxels: bool = False) -> Iterator[b
 def coarse(view: ReadView, label: int, *, supervoxels: bool = False) -> bytes:
     """The blocks of a body or supervoxel as a coarse sparse volume. Raises NotFound if there is none."""
     return sparsevol.rles(shapes.coarse(need(view, label, supervoxels=supervoxels).coords))
-
-
-def mask(
-    view: ReadView, label: int, scale: int = 0, *, supervoxels: bool = False
-) -> tuple[NDArray[np.bool_], Box] | None:
-    """Where the voxels of a body or supervoxel are (z, y, x), in the smallest box of the scale that holds them; None: none is left.
-
-    Raises NotFound if there is no such label, BadRequest if the box is too large for one answer.
-    """
-    shape = need(view, label, supervoxels=supervoxels)
-    parts = list(Sought(view, shape.supervoxels, shapes.blocks(view, shape, scale), scale).runs())
-    if not parts:
-        return None
-    found = np.concatenate(parts)
-    low = found[:, :3].min(axis=0).tolist()
-    high = (found[:, :3] + np.stack((found[:, 3], *np.ones((2, len(found)), np.int32)), axis=1)).max(axis=0).tolist()
-    box = span((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-    check_volume(box, 1)
-    out = np.zeros(box.shape, np.bool_)
-    kernel.fill_mask(out, box.offset, found)
-    return out, box
 
 
 def need(view: ReadView, label: int, *, supervoxels: bool = False) -> Shape:

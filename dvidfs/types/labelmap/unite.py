@@ -49,6 +49,9 @@ def settle(child: WriteView, parents: Sequence[ReadView]) -> list[str]:
             changes.leave(body, supervoxels)
         for body, supervoxels in _grouped(Pairs(found.keys[wrong], now)):
             changes.come(body, supervoxels)
+    for body in np.setdiff1d(several, index.counts_of(child, several).supervoxels).tolist():
+        if ledger.stamp(child, Book.BODY, body) is not None:  # it may hold the supervoxel of its number without a row
+            changes.leave(body, np.array([body], np.uint64))
     changes.write()
     _recount(child, number, np.unique(np.concatenate(again)))
     return [str(number) for number in np.union1d(mapped.keys, torn[~spoken]).tolist()]
