@@ -5,21 +5,31 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvidfs.cli.names import opened, registry
+from dvidfs.cli.names import opened, read_view, registry, write_view
 from dvidfs.cli.output import say, show, size, table, warn, when
 from dvidfs.cli.parser import Commands, store_argument
-from dvidfs.errors import EXIT_CODES, ErrorKind
+from dvidfs.errors import EXIT_CODES, BadRequest, ErrorKind, Locked
 
 if TYPE_CHECKING:
     from dvidfs.engine import Engine
-    from dvidfs.engine.check import Problem
+    from dvidfs.engine.check import Problem, Progress
     from dvidfs.engine.jobs import Job
 
 SHOWN = 20
 """Problems of one check that are printed; the rest is counted."""
+CHECK_DETAIL = """\
+Exit code 5 if anything is damaged. Differences are no damage: what clients said contradicts itself, as a supervoxel that
+is mapped to another body than the one whose index holds it. Nothing is changed without --repair.
+
+--repair changes labels in one mutation, in favour of the side that --from names; totals of bodies always follow:
+voxels      the index is counted anew from the blocks, and bodies follow the mapping
+index       totals are added up anew from index and bodies
+mapping     each supervoxel lies in the body that it is mapped to
+membership  each supervoxel is mapped to the body that holds it, to 0 where none does"""
 
 
 def add(commands: Commands) -> None:
@@ -30,12 +40,18 @@ def add(commands: Commands) -> None:
         "check",
         check,
         "Check every invariant of a store, also while it is in use.",
-        "check store --deep",
+        "check store --deep\ncheck store --repair medulla:master segmentation --from voxels",
         json=True,
-        detail="Exit code 5 if anything is damaged. Nothing is changed.",
+        detail=CHECK_DETAIL,
     )
     store_argument(parser)
-    parser.add_argument("--deep", action="store_true", help="Read every value too.")
+    parser.add_argument("--deep", action="store_true", help="Read every value too, and compare what belongs together.")
+    parser.add_argument(
+        "--repair", nargs=2, metavar=("VERSION", "INSTANCE"), help="Bring labels into agreement at an open version."
+    )
+    parser.add_argument(
+        "--from", dest="side", default="", metavar="SIDE", help="What is right: voxels, index, mapping or membership."
+    )
     parser.add_argument("--quiet", action="store_true", help="Show no progress.")
     _add_jobs(commands)
 
@@ -97,6 +113,11 @@ def status(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
+    if args.repair:
+        return _repair(args, *args.repair)
+    if args.side:
+        warn("--from belongs to --repair VERSION INSTANCE")
+        return 2
     from dataclasses import asdict
 
     from dvidfs.engine.check import check_store
@@ -109,37 +130,78 @@ def check(args: argparse.Namespace) -> int:
         return kind.verify if kind is not None else None
 
     with opened(args) as engine:
-        progress = None if args.quiet or args.json else _progress()
-        found = check_store(engine, deep=args.deep, verifier=verifier, name_blob=fnv128, progress=progress)
-    by_check: dict[str, list[Problem]] = {}
-    for problem in found.problems:
-        by_check.setdefault(problem.check, []).append(problem)
+        found = check_store(engine, deep=args.deep, verifier=verifier, name_blob=fnv128, progress=_progress(args))
     data = {
         "ok": not found.count,
         "checks": found.checks,
         "rows": found.rows,
         "problem_count": found.count,
         "problems": [asdict(p) for p in found.problems],
+        "difference_count": found.difference_count,
+        "differences": [asdict(p) for p in found.differences],
     }
-    lines = []
-    for name, problems in by_check.items():
-        lines += [f"{name}: {p.where}: {p.text}" for p in problems[:SHOWN]]
-        if len(problems) > SHOWN:
-            lines.append(f"{name}: {len(problems) - SHOWN} more")
+    lines = [*_named(found.problems), *_named(found.differences)]
+    differences = f", {found.difference_count:,} differences" if found.difference_count else ""
     if found.count:
-        lines.append(f"{args.store} is damaged: {found.count} problems in {found.rows:,} rows")
+        lines.append(f"{args.store} is damaged: {found.count} problems{differences} in {found.rows:,} rows")
     else:
-        lines.append(f"{args.store} is sound: {len(found.checks)} checks over {found.rows:,} rows")
+        lines.append(f"{args.store} is sound: {len(found.checks)} checks over {found.rows:,} rows{differences}")
     show(args, data, lines)
     return EXIT_CODES[ErrorKind.CORRUPT] if found.count else 0
 
 
-def _progress() -> Any:
-    if not sys.stderr.isatty():
+def _named(problems: Sequence[Problem]) -> list[str]:
+    """The first problems of each check, a line each."""
+    by_check: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_check.setdefault(problem.check, []).append(problem)
+    lines = []
+    for name, found in by_check.items():
+        lines += [f"{name}: {p.where}: {p.text}" for p in found[:SHOWN]]
+        if len(found) > SHOWN:
+            lines.append(f"{name}: {len(found) - SHOWN} more")
+    return lines
+
+
+def _repair(args: argparse.Namespace, version: str, instance: str) -> int:
+    with opened(args) as engine:
+        with engine.read() as txn:
+            view = read_view(txn, version, instance)
+            kind, where = registry()[view.instance.type], f'"{instance}" at version {view.node.uuid}'
+            if kind.repair is None:
+                raise BadRequest(f"{where} is of type {kind.name}, which has nothing to repair: name labels")
+            if args.side not in kind.repair.sides:
+                raise BadRequest(f"say what of {where} is right: --from {', '.join(kind.repair.sides)}")
+            if view.frozen:
+                raise Locked(f"version {view.node.uuid} is committed: repair an open child, see `dvidfs newversion`")
+            plan = _worked_out(kind.repair.prepare(view, args.side), where, _progress(args))
+            uuid, run = view.node.uuid, kind.repair.run
+        changed = engine.write(lambda txn: run(write_view(txn, uuid, instance), plan))
+    if any(changed.values()):
+        line = f"repaired {where} from its {args.side}: {', '.join(f'{n:,} {name}' for name, n in changed.items())}"
+    else:
+        line = f"nothing to repair: {where} agrees with its {args.side}"
+    show(args, {"from": args.side, "changed": changed}, [line])
+    return 0
+
+
+def _worked_out(telling: Generator[Any, None, Any], where: str, progress: Progress | None) -> Any:
+    """What a generator returns that tells how far it is."""
+    while True:
+        try:
+            told = next(telling)
+        except StopIteration as done:
+            return done.value
+        if progress is not None:
+            progress(f"{where}: {told.what}", told.done, 0)
+
+
+def _progress(args: argparse.Namespace) -> Progress | None:
+    if args.quiet or args.json or not sys.stderr.isatty():
         return None
 
     def tell(name: str, done: int, total: int) -> None:
-        share = f" {100 * done // total}%" if total else ""
+        share = f" {100 * done // total}%" if total else f" {done:,}" if done else ""
         sys.stderr.write(f"\r\033[K{name}{share}\r")
         sys.stderr.flush()
 

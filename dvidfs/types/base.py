@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dvidfs.types.geometry import Box
+    from dvidfs.types.pyramids.pyramid import Pyramid
+    from dvidfs.types.volumes.source import Source
+
     from dvidfs.engine.check import Told
 
 OCTETS = "application/octet-stream"
@@ -365,6 +369,8 @@ class DataType:
     ``verify(view)``: what is wrong at a version, ``repair`` what can be done about it.
     ``jobs``: the steps of its background jobs, by kind (:mod:`dvidfs.engine.jobs`). ``merged(child, parents)``: settles below a merge of
     versions what the type keeps in the ledger; the conflicts by name.
+    ``volumes``: its voxels, the volume itself first, further views of it by their name. ``intake(view, box, voxels)``: checks and
+    encodes voxels (z, y, x) that come in outside the write lane; what it returns stores them. ``pyramid``: how its scales come about.
     """
 
     name: str
@@ -388,6 +394,9 @@ class DataType:
     warm: Callable[[], object] | None = None
     jobs: Mapping[str, Callable[[Engine, dict[str, Any]], dict[str, Any] | None]] = field(default_factory=dict)
     merged: Callable[[WriteView, Sequence[ReadView]], Iterable[str]] | None = None
+    volumes: tuple[Source, ...] = ()
+    intake: Callable[[ReadView, Box, NDArray], Callable[[WriteView], None]] | None = None
+    pyramid: Pyramid | None = None
 
     @cached_property
     def table(self) -> dict[tuple[str, str], Endpoint]:

@@ -331,11 +331,8 @@ def test_a_listing_makes_no_mesh(scene: Scene):
 
 
 def changed(scene: Scene, folder: Path, kind: str) -> set[int]:
-    """What `find -newer` finds: the folders that are newer than the latest one of the committed version."""
-    latest = max(
-        (scene.committed / kind).iterdir(), key=lambda path: path.stat().st_mtime_ns if path.name.isdecimal() else 0
-    )
-    words = ["find", folder / kind, "-mindepth", "1", "-maxdepth", "1", "-type", "d", "-newer", latest]
+    """What `find -newer` finds: the folders that are newer than the commit."""
+    words = ["find", folder / kind, "-mindepth", "1", "-maxdepth", "1", "-type", "d", "-newer", scene.committed.parent]
     found = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True).stdout.split()
     return {int(Path(line).name) for line in found if Path(line).name.isdecimal()}
 

@@ -24,6 +24,7 @@ from dvidfs.engine import Engine, ReadView, WriteView, repos
 from dvidfs.errors import BadRequest
 from dvidfs.types.labelarray import LABELARRAY, relabel
 from dvidfs.types.labelmap import blocks, sparse
+from dvidfs.types.labelvol import recount
 
 FRAME = Frame((16, 16, 16), (2, 2, 2), (-2, 0, 0))
 MODEST = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -216,8 +217,8 @@ def test_versions_keep_what_each_was_told(pair: Pair):
 def test_versions_that_changed_different_blocks_can_be_merged(pair: Pair):
     connection, root = pair.voxels.connection, pair.voxels.uuid
     first, last = (np.array([place]) for place in (FRAME.places()[0], FRAME.places()[-1]))
-    corners = [pair.model[FRAME.window(tuple(at[0].tolist()))] for at in (first, last)]
-    label = int(np.intersect1d(*corners)[-1])
+    one, other = (pair.model[FRAME.window(tuple(at[0].tolist()))] for at in (first, last))
+    label = int(np.intersect1d(one, other)[-1])
     assert label > 0
     connection.commit(root)
     left, right = (pair.at(connection.child(root, name)) for name in ("left", "right"))
@@ -348,6 +349,14 @@ def test_what_a_labelarray_tells_of_itself(array: Pair):
     refused(array.volumes.mapping, [1], status=400)
 
 
+def test_a_labelarray_has_no_volume_where_no_voxel_lies_within_the_bounds(array: Pair):
+    array.model[0, 0, 0] = 50
+    array.write()
+    assert len(array.volumes.sparsevol(50, maxx=-30)) == 1
+    refused(array.volumes.sparsevol, 50, minx=-30, status=404)
+    refused(array.volumes.sparsevol_by_point, FRAME.start, 50, minx=-30, status=404)
+
+
 def test_points_may_lack_coordinates(pair: Pair):
     assert pair.voxels.labels([[-1, 2], [-1, 2, 0]]) == [int(pair.model[0, 2, -1 - FRAME.start[0]])] * 2
     for text in (b"[[1, 2, 3, 4]]", b"[1]", b'[["x"]]', b"{}", b""):
@@ -420,6 +429,16 @@ def test_what_others_were_faster_than_is_made_anew(engine: Engine):
     bench.agrees()
     with pytest.raises(BadRequest, match="has no voxels"):
         bench.write(relabel.post_split, split)
+    bench.agrees()
+
+
+def test_a_label_that_changed_while_it_was_looked_for_is_looked_for_again(engine: Engine):
+    bench = Bench(engine)
+    mask = half(bench.model == 1)
+    found = bench.read(recount.look, 1)
+    bench.write(relabel.post_split, bench.read(relabel.split, 1, body(runs_of(mask)), None))
+    bench.model[mask] = 7
+    bench.write(recount.resync, found)
     bench.agrees()
 
 
@@ -529,6 +548,7 @@ def test_labelblks_that_follow_have_half_the_voxels(connection: Connection):
     pair.write()
     agree()
     pair.merge(1, 2, 3)
+    agree()
     pair.split(4, half(pair.model == 4))
     agree()
     pair.model[:] = 0

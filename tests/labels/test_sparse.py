@@ -359,7 +359,7 @@ def test_blocks_that_are_kept_opened_change_no_answer(engine: Engine, view: Read
     for most, kept in (
         (len(shape.coords) // 2 - 1, 0),
         (0, 0),
-        (20, 32),
+        (20, 20),
         (1000, len(shape.coords)),
         (0, len(shape.coords)),
     ):

@@ -79,7 +79,7 @@ def test_a_window_asks_for_its_rows_only():
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((2, 2), np.float32), np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.int8)]
+    "picture", [np.zeros((2, 2), np.float32), np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2), np.int8)]
 )
 def test_what_no_png_holds_is_refused(picture):
     with pytest.raises(ValueError, match="no PNG holds"):

@@ -20,7 +20,7 @@ from dvidfs.engine.keys import Family
 from dvidfs.engine.versions import ReadView
 from dvidfs.errors import Conflict, DvidfsError
 from dvidfs.types.base import OCTETS, Body, DataType, Endpoint, Param, flag, whole
-from dvidfs.types.imageblk import extents, files, light, proxies, pyramid, requests, settings
+from dvidfs.types.imageblk import extents, files, intake, light, proxies, pyramid, requests, settings
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
 from dvidfs.types.imageblk.volume import Volume
 from dvidfs.types.volumes.tree import file_endpoints
@@ -227,6 +227,9 @@ def image_type(kind: VoxelKind) -> DataType:
         verify=check_blocks,
         warm=_warm,
         jobs={pyramid.JOB: pyramid.step},
+        volumes=(files.SOURCE,),
+        intake=intake.take,
+        pyramid=pyramid.PYRAMID,
     )
 
 

@@ -130,4 +130,5 @@ LABELARRAY = replace(
     tree=files.TREE,
     settings=SETTINGS,
     extended=_extended,
+    intake=requests.take,
 )

@@ -5,19 +5,21 @@ Decides the wire. What a mutation does is :mod:`~dvidfs.types.labelarray.relabel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from dvidfs.engine.store import Buffer
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, NotFound
 from dvidfs.types.base import JSON, Content
+from dvidfs.types.geometry import Box
 from dvidfs.types.labelarray import relabel
 from dvidfs.types.labelarray.relabel import Move
-from dvidfs.types.labelmap import blocks, counters, edits, mutate, points, settings, shapes, sparse
+from dvidfs.types.labelmap import blocks, counters, edits, intake, mutate, points, settings, shapes, sparse
 from dvidfs.types.labelmap.edits import parse_label
 from dvidfs.types.labelmap.shapes import Shape
 
@@ -148,6 +150,11 @@ def _need_sides(view: ReadView) -> None:
 def prepare_raw(view: ReadView, **given: Any) -> Prepared:
     _need_sides(view)
     return blocks.prepare_raw(view, **given)
+
+
+def take(view: ReadView, box: Box, voxels: NDArray) -> Callable[[WriteView], None]:
+    _need_sides(view)
+    return intake.take(view, box, voxels)
 
 
 def prepare_blocks(view: ReadView, **given: Any) -> Prepared:

@@ -90,4 +90,6 @@ LABELBLK = DataType(
     verify=LABELMAP.verify,
     warm=LABELMAP.warm,
     merged=LABELMAP.merged,
+    volumes=(SOURCE,),
+    intake=voxels.take,
 )

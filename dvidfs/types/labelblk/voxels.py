@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from numpy.typing import NDArray
 
@@ -12,6 +13,7 @@ from dvidfs.types.base import Content
 from dvidfs.types.geometry import Box, Point
 from dvidfs.types.labelblk import followers
 from dvidfs.types.labelmap import blocks as stored
+from dvidfs.types.labelmap import intake
 from dvidfs.types.labelmap import files
 from dvidfs.types.labelmap.blocks import Incoming
 
@@ -29,6 +31,9 @@ def post_raw(view: WriteView, blocks: Incoming, box: Box, mutate: bool) -> None:
     """Stores the blocks of a volume."""
     stored.post_raw(view, blocks, box, mutate)
     followers.tell(view, blocks.coords)
+
+
+take = partial(intake.take, post=post_raw)
 
 
 def change(view: WriteView, coords: Sequence[Point], voxels: NDArray) -> None:

@@ -15,7 +15,7 @@ from dvidfs.engine.versions import ReadView
 from dvidfs.types.base import DataType
 from dvidfs.types.imageblk import extents
 from dvidfs.types.imageblk import settings as images
-from dvidfs.types.labelmap import check, files, settings, tables, unite
+from dvidfs.types.labelmap import check, files, intake, repair, settings, tables, unite
 from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.labelmap.volume import KIND
 from dvidfs.types.pyramids import requests as pyramids
@@ -43,11 +43,14 @@ LABELMAP = DataType(
     compression="gzip",
     extended=partial(settings.extended_json, KIND),
     extents=_extents,
-    info_method="GET",
     check=images.check,
     verify=check.verify,
+    repair=repair.REPAIR,
     refused_compressions=frozenset({"jpeg"}),
     warm=_warm,
     merged=unite.settle,
     jobs={PYRAMID.job: work.stepper(PYRAMID)},
+    volumes=(files.SOURCE, files.SUPERVOXELS),
+    intake=intake.take,
+    pyramid=PYRAMID,
 )

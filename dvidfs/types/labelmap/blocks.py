@@ -252,18 +252,22 @@ def post_ingest(view: WriteView, blocks: Incoming) -> None:
         journal.record(view, "ingest-supervoxels", number=number, Scale=blocks.scale, NumBlocks=len(blocks.coords))
 
 
-def settle(view: WriteView, number: int, blocks: Incoming, *, counted: bool) -> None:
-    """What follows from blocks of scale 0, before they are stored."""
+def settle(view: WriteView, number: int, blocks: Incoming, *, counted: bool, box: Box | None = None) -> None:
+    """What follows from blocks of scale 0, before they are stored. ``box``: the voxels that count as written; absent: the blocks."""
     if counted:
         codes = np.array([index.code_of(coord) for coord in blocks.coords], np.uint64)
         ingest.recount(view, number, codes, blocks.counts, _replaced(view, blocks.coords))
     if blocks.largest:
         counters.saw(view, blocks.largest)
-    low = tuple(min(c[i] for c in blocks.coords) for i in range(3))
-    high = tuple(max(c[i] for c in blocks.coords) for i in range(3))
+    extents.grow(view, box or _around(view, blocks.coords))
+
+
+def _around(view: ReadView, coords: Sequence[Point]) -> Box:
+    low = tuple(min(c[i] for c in coords) for i in range(3))
+    high = tuple(max(c[i] for c in coords) for i in range(3))
     size: Point = tuple(view.instance.settings["BlockSize"])
     first, last = block_box((low[0], low[1], low[2]), size), block_box((high[0], high[1], high[2]), size)
-    extents.grow(view, first.union(last))
+    return first.union(last)
 
 
 def _replaced(view: WriteView, coords: Sequence[Point]) -> NDArray[np.uint64]:
@@ -361,15 +365,15 @@ def _inside(volume: LabelVolume, grid: Box, roi: str) -> NDArray[np.bool_]:
 
 def post_raw(view: WriteView, blocks: Incoming, box: Box, mutate: bool) -> None:
     """Stores the blocks of a volume; extents grow to cover it all, scales follow."""
-    write(view, blocks, "mutate" if mutate else "ingest", Offset=box.offset, Size=box.size)
+    write(view, blocks, "mutate" if mutate else "ingest", box, Offset=box.offset, Size=box.size)
     extents.grow(view, box)
 
 
-def write(view: WriteView, blocks: Incoming, action: str, **told: Any) -> int:
-    """Blocks of scale 0 with all that follows from them; the mutation's number."""
+def write(view: WriteView, blocks: Incoming, action: str, box: Box | None = None, **told: Any) -> int:
+    """Blocks of scale 0 with all that follows from them, ``box`` as in :func:`settle`; the mutation's number."""
     number = mutate.begin(view)
     if blocks.coords:
-        settle(view, number, blocks, counted=view.instance.settings["IndexedLabels"])
+        settle(view, number, blocks, counted=view.instance.settings["IndexedLabels"], box=box)
         store(view, blocks, downres=True)
     journal.record(view, action, number=number, **told)
     return number

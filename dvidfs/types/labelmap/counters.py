@@ -62,10 +62,14 @@ def following(view: ReadView) -> int:
 
 def saw(view: WriteView, label: int) -> None:
     """A label is in use at this version."""
+    _raise(view, label)
+    reserve(view, label)
+
+
+def _raise(view: WriteView, label: int) -> None:
     if label > largest(view):
         row = U64LE.pack(label)
         view.put(Family.PRIVATE, KEY, Prepared(row, len(row)))
-    reserve(view, label)
 
 
 def reserve(view: WriteView, label: int) -> None:
@@ -92,9 +96,11 @@ def take(view: WriteView, count: int = 1) -> int:
         )
     if last > MAX_LABEL:
         raise BadRequest(f'{count} new labels for data "{instance.name}" would overflow: the last would be {last}')
-    if start:
+    if start:  # a series of its own
         ledger.set_counter(txn, instance.id, Book.COUNTERS, _NEXT, last)
-    saw(view, last)
+        _raise(view, last)
+    else:
+        saw(view, last)
     return first
 
 

@@ -98,7 +98,7 @@ def prepare(view: ReadView, side: str) -> Telling[Plan]:
     gone = said.keys[(said.values > 0) & ~is_in(said.keys, counted.keys)]
     now = pairs(np.concatenate((counted.keys, gone)), np.append(counted.values, np.zeros(len(gone), np.uint64)))
     differs = totals(view).get(now.keys, 0) != now.values
-    noted = np.unique(wanted.bodies[np.isin(wanted.supervoxels, np.unique(rows.supervoxels))])
+    noted = np.union1d(*(who.bodies[np.isin(who.supervoxels, np.unique(rows.supervoxels))] for who in (held, wanted)))
     return Plan(side, view.stamp(), rows, come, leave, noted, mapped, _those(now, differs))
 
 

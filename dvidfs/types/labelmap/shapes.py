@@ -163,18 +163,18 @@ class Sought:
                 yield found
 
     def is_light(self, most: int) -> bool:
-        """Whether there are few blocks, all of them opened already."""
+        """Whether there are few blocks, all of them opened already or opened in no time."""
         if self.scale or len(self.coords) > most:
             return False
         entries = (self.view.find(Family.BLOCK, keys.encode_block(0, *coord)) for coord in self.coords.tolist())
-        return all(entry is None or stored.is_kept(self.view, entry) for entry in entries)
+        return all(entry is None or not entry.ref or stored.is_kept(self.view, entry) for entry in entries)
 
-    def _each(self, work: Callable[[Sequence[Held]], T]) -> Iterator[tuple[int, T]]:
+    def _each(self, work: Callable[[Sequence[Loaded]], T]) -> Iterator[tuple[int, T]]:
         """What ``work`` makes of the blocks, some at a time, in order; and how many have been gone through then."""
         count = len(self.coords)
         step = min(TASK, -(-count // _CORES))
         first = self._load(0, step)
-        if count <= TASK and (step == count or all(held.block is not None for held in first)):
+        if count <= TASK and (step == count or all(one.is_ready for one in first)):
             yield count, work(first + self._load(step, count))  # handing over takes longer
             return
         waiting: deque[tuple[int, Future[T]]] = deque()
@@ -192,22 +192,23 @@ class Sought:
             for _, future in waiting:
                 future.cancel()
 
-    def _load(self, at: int, stop: int) -> list[Held]:
+    def _load(self, at: int, stop: int) -> list[Loaded]:
         """Some of the blocks, as far as they are stored: what a thread needs of them, which must not use the transaction."""
         view, coords = self.view, [(x, y, z) for x, y, z in self.coords[at:stop].tolist()]
         if self.scale:
             payloads = self._level.payloads(coords)
-            return [Held(c, bytes(p)) for c, p in zip(coords, payloads, strict=True) if p is not None]
-        out, store = [], view.txn.store if at < KEPT and len(self.coords) <= 2 * KEPT else None
-        for coord in coords:
+            return [Loaded(c, bytes(p)) for c, p in zip(coords, payloads, strict=True) if p is not None]
+        out, most = [], KEPT if len(self.coords) <= 2 * KEPT else 0
+        for number, coord in enumerate(coords, at):
             entry = view.find(Family.BLOCK, keys.encode_block(0, *coord))
             if entry is not None:
                 block = stored.HELD.peek(view.txn.store, entry.ref) if entry.ref else None
-                out.append(Held(coord, b"" if block else bytes(view.load(entry)), block, store, entry.ref))
+                payload, store = b"" if block else bytes(view.load(entry)), view.txn.store if number < most else None
+                out.append(Loaded(coord, payload, block, store, entry.ref))
         return out
 
 
-class Held(NamedTuple):
+class Loaded(NamedTuple):
     """A block on its way to a thread: opened, or its payload, and where it is to be kept."""
 
     coord: Point
@@ -215,6 +216,11 @@ class Held(NamedTuple):
     block: Block | None = None
     store: Store | None = None
     ref: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether opening it takes no time."""
+        return self.block is not None or len(self.payload) <= keys.INLINE
 
     def opened(self) -> Block:
         if self.block is not None:
@@ -225,10 +231,10 @@ class Held(NamedTuple):
         return found
 
 
-def _runs(supervoxels: U64s, size: Point, box: kernel.Box | None, held: Sequence[Held]) -> Runs:
+def _runs(supervoxels: U64s, size: Point, box: kernel.Box | None, loaded: Sequence[Loaded]) -> Runs:
     """The runs of some blocks, joined where these touch."""
     parts = []
-    for one in held:
+    for one in loaded:
         block = one.opened()
         parts.append(kernel.block_runs(block, _wanted(block, supervoxels), _start(one.coord, size), box))
     if len(parts) == 1:
@@ -236,9 +242,9 @@ def _runs(supervoxels: U64s, size: Point, box: kernel.Box | None, held: Sequence
     return kernel.join_runs(np.concatenate(parts)) if parts else np.empty((0, 4), np.int32)
 
 
-def _masks(supervoxels: U64s, size: Point, held: Sequence[Held]) -> bytes:
+def _masks(supervoxels: U64s, size: Point, loaded: Sequence[Loaded]) -> bytes:
     parts = []
-    for one in held:
+    for one in loaded:
         block = one.opened()
         wanted = _wanted(block, supervoxels)
         if wanted.any():

@@ -1,10 +1,11 @@
 """Sparse volumes of bodies and supervoxels: over HTTP, and whole for those who make files of them.
 
 Decides what options mean and which answer there is where nothing is found; where voxels lie is
-:mod:`~dvidfs.types.labelmap.shapes`, how they travel :mod:`~dvidfs.types.formats.sparsevol`. An srles or blocks answer is sent while its
-blocks are read. An rles answer tells first how many runs follow: they are collected, above :data:`HELD` bytes in a temporary
-file; only LZ4, which is one block, must have them all in memory, so it is refused above :data:`LZ4_MOST`. Invariant: runs are
-as long as can be, and no voxel is in two. Source: reference note "sparsevol" 3.2 to 3.8.
+:mod:`~dvidfs.types.labelmap.shapes`, how they travel :mod:`~dvidfs.types.formats.sparsevol`. An srles or blocks answer is sent
+while its blocks are read. An rles answer tells first how many runs follow: they are collected, above :data:`HELD` bytes in a
+temporary file; only LZ4, which is one block, must have them all in memory, so it is refused above :data:`LZ4_MOST`. A block
+that the index names but that is not stored is left out. Invariant: runs are as long as can be, and no voxel is in two.
+Source: reference note "sparsevol" 3.2 to 3.8.
 """
 
 from __future__ import annotations

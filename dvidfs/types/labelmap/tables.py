@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dvidfs.types.base import OCTETS, PLAIN, Body, Endpoint, Param, flag
 from dvidfs.types.formats import sparsevol
 from dvidfs.types.imageblk import requests as images
@@ -590,4 +592,9 @@ LOG_ROWS = (
     ),
 )
 
-ENDPOINTS = (*INDEX_ROWS, *SPARSE_ROWS, *LOG_ROWS, *VOXEL_ROWS, *POINT_ROWS, *EDIT_ROWS, *VOLUME_ROWS)
+HEAD_ROWS = tuple(
+    replace(row, method="HEAD") for row in INDEX_ROWS if row.path in ("size/{label}", "supervoxels/{label}")
+)
+"""Some clients only ask whether there is an answer."""
+
+ENDPOINTS = (*INDEX_ROWS, *HEAD_ROWS, *SPARSE_ROWS, *LOG_ROWS, *VOXEL_ROWS, *POINT_ROWS, *EDIT_ROWS, *VOLUME_ROWS)

@@ -119,30 +119,38 @@ class LabelVolume(Volume):
         self._paste(out, box, np.array(starts, np.int64).reshape(-1, 3), opened)
         return out
 
-    def stream(self, box: Box) -> Iterator[memoryview]:
-        """The bytes of a box in C order: layer of blocks after layer, each opened once and pasted slab by slab."""
-        if box.volume * 8 <= SLAB_BYTES:
-            yield as_bytes(self.read(box))
-            return
+    def pieces(self, box: Box) -> Iterator[Box]:
+        return (slab for _, slabs in self._layers(box) for slab in slabs)
+
+    def _layers(self, box: Box) -> Iterator[tuple[Box, list[Box]]]:
+        """Layers of blocks that follow each other in C order, and the slabs that each is made in."""
         depth, plane = self.block[2], 8 * box.size[0] * box.size[1]
         rows = max(1, SLAB_BYTES // plane)
-        for piece in self.pieces(box):
-            if piece.size[:2] != box.size[:2]:  # not even a layer fits: as it comes
-                yield as_bytes(self.read(piece))
+        for piece in super().pieces(box):
+            (x, y, first), (x1, y1, end) = piece.offset, piece.stop
+            if piece.size[:2] != box.size[:2] or box.volume * 8 <= SLAB_BYTES:  # not even a layer fits, or all of it
+                yield piece, [piece]
                 continue
-            for z in range(piece.offset[2], piece.stop[2], depth):
-                stop = min(piece.stop[2], z - z % depth + depth)
-                layer = span((*piece.offset[:2], z), (*piece.stop[:2], stop))
-                coords, payloads = self.stored(covering_blocks(layer, self.block))
-                starts, opened = coords * self.block_shape, self._open(payloads)
-                tables = self.tables(opened)
-                for first in range(z, stop, rows):
-                    slab = span((*piece.offset[:2], first), (*piece.stop[:2], min(stop, first + rows)))
-                    out = np.empty(slab.shape, np.uint64)  # not zeros: these would be fresh memory each time
-                    if len(opened) < covering_blocks(slab, self.block).volume:
-                        out.fill(0)
-                    self._paste(out, slab, starts, opened, tables)
-                    yield as_bytes(out)
+            for z in range(first - first % depth, end, depth):
+                low, high = max(z, first), min(z + depth, end)
+                slabs = [span((x, y, at), (x1, y1, min(at + rows, high))) for at in range(low, high, rows)]
+                yield span((x, y, low), (x1, y1, high)), slabs
+
+    def stream(self, box: Box) -> Iterator[memoryview]:
+        """The bytes of a box in C order: layer of blocks after layer, each opened once and pasted slab by slab."""
+        for layer, slabs in self._layers(box):
+            if len(slabs) == 1:
+                yield as_bytes(self.read(layer))
+                continue
+            coords, payloads = self.stored(covering_blocks(layer, self.block))
+            starts, opened = coords * self.block_shape, self._open(payloads)
+            tables = self.tables(opened)
+            for slab in slabs:
+                out = np.empty(slab.shape, np.uint64)  # not zeros: these would be fresh memory each time
+                if len(opened) < covering_blocks(layer, self.block).volume:
+                    out.fill(0)
+                self._paste(out, slab, starts, opened, tables)
+                yield as_bytes(out)
 
     def _open(self, payloads: Sequence[Buffer]) -> list[Block]:
         return (
