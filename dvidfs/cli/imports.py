@@ -36,6 +36,7 @@ EXAMPLES = (
     "import store em.precomputed --repo medulla --instance ng",
     "import store precomputed://https://host/em --repo medulla --instance remote --source-scale 2",
     "import store zarr://s3://bucket/em.zarr --repo medulla --instance s3",
+    "import store supervoxels.nii.gz --repo medulla --instance segmentation --type labelmap",
     "import store notes/ --repo medulla --instance notes --type keyvalue",
 )
 
@@ -50,7 +51,8 @@ def add(commands: Commands) -> None:
         detail="SOURCE is a folder of PNG, TIFF or JPEG slices (sorted by the numbers in their names), a file .tif .npy .raw\n"
         ".nii .nii.gz .mhd .mha .nrrd .nhdr, FILE.h5:/dataset, or a volume in chunks: a folder of Zarr (OME-Zarr too), N5 or\n"
         "neuroglancer precomputed, or FORMAT://URL of one at http(s), s3 or gs; with --type keyvalue a folder of files or\n"
-        "a tar archive. Repo and instance are made if they are missing. An import that was stopped goes on where it was\n"
+        "a tar archive. With --type labelmap whole numbers of any size are labels (supervoxels, which `dvidfs mappings` puts\n"
+        "together to bodies), with as many coarser scales as the volume needs, or as --pyramid says. Repo and instance are made if they are missing. An import that was stopped goes on where it was\n"
         "when the same command is run again.",
     )
     store_argument(parser)
@@ -134,8 +136,10 @@ def _tell(
 
 def _pyramid(engine: Engine, target: Target, args: argparse.Namespace) -> int:
     from dvidfs.cli.progress import Progress
-    from dvidfs.types.imageblk import pyramid
+    from dvidfs.types.pyramids import work
 
+    pyramid = registry()[target.read()[1].type].pyramid
+    assert pyramid is not None
     progress = Progress("making scales", 0, quiet=args.quiet)
 
     def tell(done: int, of: int) -> None:
@@ -143,7 +147,7 @@ def _pyramid(engine: Engine, target: Target, args: argparse.Namespace) -> int:
         progress.at(done)
 
     try:
-        return pyramid.build(engine, target.version, target.instance, args.pyramid or None, tell)
+        return work.build(pyramid, engine, target.version, target.instance, args.pyramid or None, tell)
     finally:
         progress.end()
 
@@ -205,8 +209,9 @@ def _voxels(engine: Engine, args: argparse.Namespace, place: Place, typename: st
         typename = typename or type_of(source.what)
         where: Point = offset or source.what.offset or (0, 0, 0)
         check_fits(source.what, typename, where)
+        _check_scales(args.pyramid, typename, place.instance)
         if place.instance is None:
-            given = _settings(source.what) | given
+            given = _settings(source.what) | _scales(args.pyramid, typename, source.what, where) | given
             registry()[typename].configure({k.lower(): v for k, v in given.items()})
         return VoxelSteps(_complete(engine, args, place, typename, given), source, where)
     except BaseException:
@@ -222,6 +227,33 @@ def _settings(what: What) -> dict[str, str]:
         if what.units != "nanometers":
             told["VoxelUnits"] = ",".join([what.units] * 3)
     return told
+
+
+def _scales(wanted: int | None, typename: str, what: What, where: Point) -> dict[str, str]:
+    """The setting that says how many scales a new instance has, if its type has one: at least one, since viewers want that."""
+    from dvidfs.types.geometry import Box
+    from dvidfs.types.pyramids.work import default_scales
+
+    pyramid = registry()[typename].pyramid
+    if pyramid is None or not pyramid.setting:
+        return {}
+    z, y, x = what.shape
+    return {pyramid.setting: str(wanted or max(1, default_scales(Box(where, (x, y, z)))))}
+
+
+def _check_scales(wanted: int | None, typename: str, instance: Instance | None) -> None:
+    """Refuse scales that there will not be, before the work begins."""
+    pyramid = registry()[typename].pyramid
+    if wanted is None:
+        return
+    if pyramid is None:
+        raise BadRequest(f"--pyramid means nothing for {typename}, which has no scales")
+    if pyramid.setting and instance is not None and instance.settings[pyramid.setting] != (wanted or None):
+        most = instance.settings[pyramid.setting]
+        if wanted or not most:
+            raise BadRequest(
+                f'"{instance.name}" has {most} scales, as its setting {pyramid.setting} says: leave out --pyramid'
+            )
 
 
 def _agrees(instance: Instance, given: Mapping[str, str], wanted: str | None) -> None:

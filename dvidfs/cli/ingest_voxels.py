@@ -1,8 +1,8 @@
 """The steps of an import of voxels: slabs of whole blocks, cut where the blocks of the instance are.
 
-Decides how a volume is cut, and what becomes of its samples: little-endian, one item for each voxel, alpha 255 where colours have none.
-Invariant: a block belongs to one step, so steps can be prepared before the ones before them are written; at the
-edges of the volume a block keeps what it held.
+Decides which voxels a datatype takes, how a volume is cut, and what becomes of its samples: one item for each voxel, alpha 255
+where colours have none; labels may be whole numbers of any size. How voxels become blocks is the datatype's. Invariant: a block
+belongs to one step, so steps can be prepared before the ones before them are written.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvidfs.cli.ingest import Target, Write
+from dvidfs.cli.names import registry
 from dvidfs.cli.sources.base import COLOURS, Source, What
 from dvidfs.engine import ReadView
 from dvidfs.errors import BadRequest
-from dvidfs.types import workers
-from dvidfs.types.geometry import COORD_MAX, Box, Point, covering_blocks, each_block
-from dvidfs.types.imageblk import requests
+from dvidfs.types.geometry import COORD_MAX, Box, Point
 from dvidfs.types.imageblk.kinds import KINDS, VoxelKind
-from dvidfs.types.imageblk.volume import Volume, check_writable
 
 STEP_BYTES = 64 << 20
 """Voxels of a step; one that is a whole row of blocks may be larger."""
+LABELS = "labelmap"
+"""The datatype of volumes that say that they are segmentation."""
 _OPAQUE = 255
 
 
@@ -35,11 +35,20 @@ def type_of(what: What) -> str:
     Raises:
         BadRequest: none has such voxels; the text says what they would have to be converted to.
     """
+    if what.labels:
+        return LABELS
     found = next((kind.name for kind in KINDS.values() if _is(what, kind)), None)
     if found is not None:
         return found
     shown = f"{what.dtype.newbyteorder('=')}{f' in {what.channels} channels' if what.channels else ''}"
-    raise BadRequest(f"{what.title} holds {shown}, which no datatype has: convert it to {_right(what)} first")
+    hint = f", or, if these are labels, give --type {LABELS}" if what.dtype.kind == "i" and not what.channels else ""
+    raise BadRequest(f"{what.title} holds {shown}, which no datatype has: convert it to {_right(what)} first{hint}")
+
+
+def takes_labels(typename: str) -> bool:
+    """Whether the voxels of a datatype are labels."""
+    volumes = registry()[typename].volumes
+    return bool(volumes) and volumes[0].labels
 
 
 def _is(what: What, kind: VoxelKind) -> bool:
@@ -64,12 +73,14 @@ def check_fits(what: What, typename: str, offset: Point) -> None:
     Raises:
         BadRequest: it has other voxels, or lies beyond the last coordinate.
     """
-    kind = KINDS.get(typename)
-    if kind is None:
-        raise BadRequest(f"type {typename} takes no voxels: import a volume into one such as uint8blk")
-    if not _is(what, kind):
-        shown = f"{what.channels} channels of {what.dtype}" if what.channels else str(what.dtype.newbyteorder("="))
-        wanted = "3 or 4 channels of uint8" if kind.channels else str(kind.dtype)
+    shown = f"{what.channels} channels of {what.dtype}" if what.channels else str(what.dtype.newbyteorder("="))
+    if registry()[typename].intake is None:
+        raise BadRequest(f"type {typename} takes no voxels: import a volume into one such as uint8blk or {LABELS}")
+    if takes_labels(typename):
+        if what.channels or what.dtype.kind not in "iu":
+            raise BadRequest(f"{what.title} holds {shown}, {typename} holds whole numbers: convert it first")
+    elif not _is(what, KINDS[typename]):
+        wanted = "3 or 4 channels of uint8" if KINDS[typename].channels else str(KINDS[typename].dtype)
         raise BadRequest(f"{what.title} holds {shown}, {typename} holds {wanted}: convert it first")
     if any(o + n - 1 > COORD_MAX for o, n in zip(offset, reversed(what.shape), strict=True)):
         raise BadRequest(f"{what.title} would end beyond {COORD_MAX}, the last coordinate: choose another --offset")
@@ -79,22 +90,23 @@ class VoxelSteps:
     """A volume in slabs of blocks: layers one block high, several where they are small, cut along y where they are large."""
 
     def __init__(self, target: Target, source: Source, offset: Point) -> None:
-        self.block: Point = tuple(target.read()[1].settings["BlockSize"])
+        _, instance = target.read()
+        datatype = registry()[instance.type]
+        assert datatype.intake is not None
+        self.intake = datatype.intake
+        self.kind = None if takes_labels(instance.type) else KINDS[instance.type]
         self.target = target
         self.source = source
         self.offset = offset
         self.title = source.what.title
-        depth, height, _ = source.what.shape
-        row = source.what.row * self.block[1] * self.block[2]
-        rows = max(1, STEP_BYTES // row) * self.block[1]
-        layers = max(1, STEP_BYTES // (source.what.layer * self.block[2])) * self.block[2]
-        cuts = _cuts(offset[2], depth, layers), _cuts(offset[1], height, rows)
-        self.parts = list(itertools.product(*cuts))
+        self.parts, cuts = _parts(
+            source.what, offset, tuple(instance.settings["BlockSize"]), 8 if self.kind is None else 0
+        )
         self.sizes: Sequence[int] = [len(z) * len(y) * source.what.row for z, y in self.parts]
         self.plan: dict[str, Any] = {
             "source": source.seal(0) + repr((source.what.shape, str(source.what.dtype), source.what.channels)),
             "offset": list(offset),
-            "rows": [rows, layers],
+            "rows": cuts,
         }
 
     def seal(self, done: int) -> str:
@@ -117,12 +129,8 @@ class VoxelSteps:
         box = Box((x0, y0 + y.start, z0 + z.start), (voxels.shape[2], len(y), len(z)))
         node, instance = self.target.read()
         with self.target.engine.read() as txn:
-            view = ReadView(txn, node, instance)
-            check_writable(view)
-            volume = Volume.of(view)
-            whole = _padded(volume, box, as_items(voxels, volume.kind))
-        made = list(zip(each_block(covering_blocks(box, self.block)), _payloads(volume, whole), strict=True))
-        return lambda write: requests.post_raw(write, box, made, False)
+            items = voxels if self.kind is None else as_items(voxels, self.kind)
+            return self.intake(ReadView(txn, node, instance), box, items)
 
 
 def as_items(voxels: NDArray, kind: VoxelKind) -> NDArray:
@@ -137,29 +145,14 @@ def as_items(voxels: NDArray, kind: VoxelKind) -> NDArray:
     return colours.view(kind.item)[..., 0]
 
 
-def _padded(volume: Volume, box: Box, voxels: NDArray) -> NDArray:
-    """Whole blocks: at the edges of the volume filled up with what is there already."""
-    grid, block = covering_blocks(box, volume.block), volume.block
-    (x, y, z), (i, j, k) = grid.offset, grid.size
-    whole = Box((x * block[0], y * block[1], z * block[2]), (i * block[0], j * block[1], k * block[2]))
-    if whole == box:
-        return voxels
-    padded = volume.read(whole, volume.background)
-    padded[whole.window(box)] = voxels
-    return padded
-
-
-def _payloads(volume: Volume, voxels: NDArray) -> list[bytes]:
-    """The payloads of the blocks that the voxels are made of, z slowest. Each is copied by the thread that packs it, while it is in
-    the cache: a third of the time of cutting all first."""
-    (z, y, x), (depth, height, width) = volume.block_shape, voxels.shape
-
-    def packed(at: Point) -> bytes:
-        k, j, i = at
-        return volume.form.encode(np.ascontiguousarray(voxels[k : k + z, j : j + y, i : i + x]))
-
-    corners = itertools.product(range(0, depth, z), range(0, height, y), range(0, width, x))
-    return workers.each(packed, list(corners))
+def _parts(what: What, offset: Point, block: Point, item: int) -> tuple[list[tuple[range, range]], list[int]]:
+    """The slabs of a volume, (layers, rows) of the source, and after how many rows and layers it is cut; ``item``: bytes that a voxel
+    has while it is encoded, if more than in the source."""
+    depth, height, width = what.shape
+    row = max(what.row, width * item)
+    rows = max(1, STEP_BYTES // (row * block[1] * block[2])) * block[1]
+    layers = max(1, STEP_BYTES // (row * height * block[2])) * block[2]
+    return list(itertools.product(_cuts(offset[2], depth, layers), _cuts(offset[1], height, rows))), [rows, layers]
 
 
 def _cuts(offset: int, length: int, step: int) -> list[range]:

@@ -25,24 +25,30 @@ def add(commands: Commands) -> None:
     version_argument(parser)
     parser.add_argument("instance", metavar="INSTANCE", help="Name of the instance.")
     parser.add_argument(
-        "--scales", type=int, metavar="N", help="How many; default: until no side is longer than 256 voxels."
+        "--scales",
+        type=int,
+        metavar="N",
+        help="How many; default: until no side is longer than 256 voxels. Labels have as many as MaxDownresLevel says.",
     )
     parser.add_argument("--background", action="store_true", help="Leave it to the service that runs on this store.")
     parser.add_argument("--quiet", action="store_true", help="Show no progress.")
 
 
 def run(args: argparse.Namespace) -> None:
-    from dvidfs.types.imageblk import pyramid
+    from dvidfs.types.pyramids import requests, work
 
     with opened(args) as engine:
         with engine.read() as txn:
             view = read_view(txn, args.version, args.instance)
             version, instance = view.node.uuid, view.instance
-        if pyramid.JOB not in registry()[instance.type].jobs:
+        pyramid = registry()[instance.type].pyramid
+        if pyramid is None:
             raise BadRequest(f'"{instance.name}" is of type {instance.type}, which has no scales: name a volume')
         if args.background:
             body = {"scales": args.scales}
-            made = engine.write(lambda txn: pyramid.post_pyramid(write_view(txn, version, instance.name), body))
+            made = engine.write(
+                lambda txn: requests.post_pyramid(pyramid, write_view(txn, version, instance.name), body)
+            )
             line = f'scales 1 to {made["building"]} of "{instance.name}" will be made by `dvidfs serve`, or `dvidfs jobs run`'
             show(args, made, [line])
             return
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
             progress.at(done)
 
         try:
-            count = pyramid.build(engine, version, instance.name, args.scales, tell)
+            count = work.build(pyramid, engine, version, instance.name, args.scales, tell)
         finally:
             progress.end()
         show(args, {"scales": count}, [f'"{instance.name}" has scales 0 to {count}{progress.rate}'])

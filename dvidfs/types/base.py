@@ -25,11 +25,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from dvidfs.engine.check import Told
     from dvidfs.types.geometry import Box
     from dvidfs.types.pyramids.pyramid import Pyramid
     from dvidfs.types.volumes.source import Source
-
-    from dvidfs.engine.check import Told
 
 OCTETS = "application/octet-stream"
 JSON = "application/json"

@@ -9,6 +9,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import live
 import numpy as np
@@ -33,6 +34,7 @@ SIDE = 16
 WHOLE = SIDE**3
 Voxels = np.ndarray
 Change = Callable[[WriteView], object]
+T = TypeVar("T")
 
 
 def ids(*numbers: int) -> np.ndarray:
@@ -69,7 +71,7 @@ class Segmentation:
 
         self.engine.write(run)
 
-    def read(self, look: Callable[[ReadView], object]) -> object:
+    def read(self, look: Callable[[ReadView], T]) -> T:
         with self.engine.read() as txn:
             node = txn.graph.version(self.uuid)
             return look(ReadView(txn, node, txn.graph.instance(node, "seg")))
@@ -107,11 +109,11 @@ class Segmentation:
             alive = sizes.keys[sizes.values > 0].tolist()
             return {body: set(bodies.of_body(view, body).supervoxels.tolist()) for body in alive}
 
-        return self.read(look)  # type: ignore[return-value]
+        return self.read(look)
 
     def mapped(self, *supervoxels: int) -> list[int]:
         found = ids(*supervoxels)
-        return self.read(lambda view: mapping(view).get(found, found).tolist())  # type: ignore[return-value]
+        return self.read(lambda view: mapping(view).get(found, found).tolist())
 
 
 def worked_out(view: ReadView, side: str) -> repair.Plan:
@@ -334,7 +336,7 @@ def test_blocks_that_parents_of_a_merge_disagree_about_are_left_out(seg: Segment
         seg.write(lambda view: repos.commit(view.txn, view.node))
 
     def merge(txn: WriteTxn) -> str:
-        return repos.merge(txn, [txn.graph.version(uuid) for uuid in made])[0].uuid
+        return repos.merge(txn, [txn.graph.version(uuid) for uuid in made]).child.uuid
 
     seg.uuid = seg.engine.write(merge)
     assert seg.check() == ([], [])
@@ -574,7 +576,7 @@ def test_the_command_tells_damage_from_differences_and_repairs(seg: Segmentation
     assert run(*repair_it, "mapping") == f'nothing to repair: "seg" at version {seg.uuid} agrees with its mapping\n'
     assert seg.check() == ([], [])
     records = seg.read(lambda view: list(journal.records(view)))
-    assert (records[-1]["From"], records[-1]["App"]) == ("voxels", "dvidfs")  # type: ignore[index]
+    assert (records[-1]["From"], records[-1]["App"]) == ("voxels", "dvidfs")
 
 
 def test_the_command_refuses_what_it_cannot_repair(tmp_path: Path, capsys: pytest.CaptureFixture):

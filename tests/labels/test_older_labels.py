@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dvidfs.engine import Engine, ReadView, WriteView, repos
 from dvidfs.errors import BadRequest
 from dvidfs.types.labelarray import LABELARRAY, relabel
-from dvidfs.types.labelmap import blocks, sparse
+from dvidfs.types.labelmap import blocks, bodies, sparse
 from dvidfs.types.labelvol import recount
 
 FRAME = Frame((16, 16, 16), (2, 2, 2), (-2, 0, 0))
@@ -414,6 +414,7 @@ class Bench:
             found = self.read(lambda view, n=label: b"".join(sparse.rles(view, n)))
             mine = wire.points_of_mask(self.model == label, FRAME.start)
             same(wire.points_of_runs(wire.decode_rles(found)), wire.ordered(mine))
+            assert self.read(lambda view, n=label: bodies.size(view, n)) == len(mine)
 
 
 def test_what_others_were_faster_than_is_made_anew(engine: Engine):

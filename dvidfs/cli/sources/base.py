@@ -41,7 +41,7 @@ class What:
 
     ``shape`` is (z, y, x); ``dtype`` that of a sample, as it lies in the source; ``channels`` the length of a last axis, 0 if there is none.
     ``voxel_size`` is (x, y, z) in ``units``, ``offset`` the first voxel (x, y, z); None where the source does not tell.
-    ``title`` is for people.
+    ``title`` is for people. ``labels``: the source says that it is a segmentation.
     """
 
     title: str
@@ -51,6 +51,7 @@ class What:
     voxel_size: Sizes | None = None
     units: str = "nanometers"
     offset: Point | None = None
+    labels: bool = False
 
     @property
     def layer(self) -> int:

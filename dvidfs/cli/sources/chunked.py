@@ -76,6 +76,7 @@ class Chunked(Rows):
             remote.voxel_size,
             remote.units,
             remote.offset,
+            remote.labels,
         )
         super().__init__(what, scratch, (), self._read)
         self._volume = RemoteVolume(remote.to_json(), Chunks(0))

@@ -153,6 +153,7 @@ def prepare_raw(view: ReadView, **given: Any) -> Prepared:
 
 
 def take(view: ReadView, box: Box, voxels: NDArray) -> Callable[[WriteView], None]:
+    """As :func:`dvidfs.types.labelmap.intake.take`."""
     _need_sides(view)
     return intake.take(view, box, voxels)
 

@@ -13,8 +13,7 @@ from dvidfs.types.base import Content
 from dvidfs.types.geometry import Box, Point
 from dvidfs.types.labelblk import followers
 from dvidfs.types.labelmap import blocks as stored
-from dvidfs.types.labelmap import intake
-from dvidfs.types.labelmap import files
+from dvidfs.types.labelmap import files, intake
 from dvidfs.types.labelmap.blocks import Incoming
 
 COMPRESSIONS = ("", "lz4", "uncompressed")
@@ -34,6 +33,7 @@ def post_raw(view: WriteView, blocks: Incoming, box: Box, mutate: bool) -> None:
 
 
 take = partial(intake.take, post=post_raw)
+"""Volumes that come in from elsewhere."""
 
 
 def change(view: WriteView, coords: Sequence[Point], voxels: NDArray) -> None:

@@ -40,13 +40,15 @@ _NOWHERE = np.uint64(0)
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What has to change, at the state that ``stamp`` tells: rows of the index, pairs of supervoxel and body that begin
-    and that end, bodies whose counts change, what supervoxels map to, totals."""
+    and that end, bodies that begin without the supervoxel of their number, bodies whose counts change, what supervoxels map to,
+    totals."""
 
     side: str
     stamp: Any
     rows: Counts
     come: Pairs
     leave: Pairs
+    empty: U64s
     noted: U64s
     mapped: Pairs
     totals: Pairs
@@ -83,9 +85,9 @@ def prepare(view: ReadView, side: str) -> Telling[Plan]:
     held = yield from audit.members(view)
     there = held.take(is_in(held.supervoxels, sizes.keys))
     targets = Pairs(sizes.keys, mapping(view).get(sizes.keys, sizes.keys))
-    mapped = NO_PAIRS
+    mapped = come = leave = NO_PAIRS
     if side == "index":
-        wanted, come, leave = there, NO_PAIRS, NO_PAIRS
+        wanted = there
     else:
         if side == "membership":
             wanted = _one_each(there, targets)
@@ -99,7 +101,9 @@ def prepare(view: ReadView, side: str) -> Telling[Plan]:
     now = pairs(np.concatenate((counted.keys, gone)), np.append(counted.values, np.zeros(len(gone), np.uint64)))
     differs = totals(view).get(now.keys, 0) != now.values
     noted = np.union1d(*(who.bodies[np.isin(who.supervoxels, np.unique(rows.supervoxels))] for who in (held, wanted)))
-    return Plan(side, view.stamp(), rows, come, leave, noted, mapped, _those(now, differs))
+    own = np.sort(wanted.supervoxels[wanted.supervoxels == wanted.bodies])
+    empty = np.setdiff1d(come.values, np.concatenate((held.written, own)))
+    return Plan(side, view.stamp(), rows, come, leave, empty, noted, mapped, _those(now, differs))
 
 
 def _recounted(view: ReadView) -> Telling[tuple[Counts, Pairs]]:
@@ -158,22 +162,16 @@ def _differing(targets: Pairs, wanted: Members) -> Pairs:
 def _moves(held: Members, there: Members, wanted: Members) -> tuple[Pairs, Pairs]:
     """Pairs (supervoxel, body) that must come and leave.
 
-    A body without rows holds the supervoxel of its number as soon as it has a total, so that one needs no row; but if others come,
-    it must be said that it does not. That a body which has rows holds its own number without voxels does no harm and stays.
+    A body without rows holds the supervoxel of its number as soon as it has a total: that needs no row. A body with rows that holds
+    its own number without voxels does no harm: that stays.
     """
     come = wanted.take(~_among(wanted, there))
-    plain = (come.supervoxels == come.bodies) & ~is_in(come.bodies, held.written)
-    come = come.take(~plain)
+    come = come.take((come.supervoxels != come.bodies) | is_in(come.bodies, held.written))
     idle = held.take(held.said & ~_among(held, there))
     leave = there.take(~_among(there, wanted))
-    begun = np.setdiff1d(come.bodies, held.written)
-    alone = begun[~is_in(begun, np.sort(wanted.supervoxels[wanted.supervoxels == wanted.bodies]))]
     return (
         Pairs(come.supervoxels, come.bodies),
-        Pairs(
-            np.concatenate((idle.supervoxels, leave.supervoxels, alone)),
-            np.concatenate((idle.bodies, leave.bodies, alone)),
-        ),
+        Pairs(np.concatenate((idle.supervoxels, leave.supervoxels)), np.concatenate((idle.bodies, leave.bodies))),
     )
 
 
@@ -208,6 +206,8 @@ def run(view: WriteView, plan: Plan) -> Mapping[str, int]:
         changes.come(body, supervoxels)
     for body, supervoxels in _grouped(plan.leave):
         changes.leave(body, supervoxels)
+    for body in plan.empty.tolist():
+        changes.leave(body, mutate.ids([body]))
     for body in plan.noted.tolist():
         changes.note(body)
     changes.write()

@@ -30,7 +30,7 @@ _NAMES = {"zarr": {3: "zyx", 5: "tczyx"}, "n5": {3: "xyz", 4: "xyzc"}, "neurogla
 class Remote:
     """A volume that lives elsewhere. ``array`` is what tensorstore opens; ``axes`` says which of its axes are x, y and z, ``channel``
     which holds channels. ``offset``, ``size`` and ``chunk`` are (x, y, z) in voxels. ``jpeg``: chunks are stored as JPEG of 8-bit
-    voxels, under ``key``, in shards if ``sharding`` says how.
+    voxels, under ``key``, in shards if ``sharding`` says how. ``labels``: it says that it is a segmentation.
     """
 
     place: str
@@ -48,6 +48,7 @@ class Remote:
     jpeg: bool = False
     key: str = ""
     sharding: Mapping[str, Any] | None = None
+    labels: bool = False
 
     @property
     def box(self) -> Box:
@@ -271,6 +272,7 @@ def _arranged(place: Place, scale: int, array: Mapping[str, Any], found: _Found,
         _triple([grid[axis] for axis in axes]),
         voxel_size,
         units,
+        labels=store.spec().to_json().get("multiscale_metadata", {}).get("type") == "segmentation",
     )
     if min(remote.size) < 1 or min(remote.offset) < COORD_MIN or max(remote.box.last) > COORD_MAX:
         raise BadRequest(f"{place} covers {remote.box}: that is no volume with 32-bit coordinates")
