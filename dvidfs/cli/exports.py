@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dvidfs.engine import ReadView
     from dvidfs.engine.versions import Found
     from dvidfs.types.geometry import Box
+    from dvidfs.types.volumes.source import Source
 
 NAME_BYTES = 255
 EXAMPLES = (
@@ -44,6 +45,8 @@ EXAMPLES = (
     "export store medulla grayscale em.n5 --encoding raw",
     "export store medulla grayscale em.precomputed --sharded --encoding jpeg:85",
     "export store medulla grayscale precomputed://gs://bucket/em",
+    "export store medulla segmentation bodies.nii.gz",
+    "export store medulla segmentation supervoxels.h5 --supervoxels",
     "export store medulla notes notes.tar",
 )
 
@@ -58,7 +61,8 @@ def add(commands: Commands) -> None:
         detail="DEST of a volume: a new folder for slices; a file .tif .npy .raw .nii .nii.gz .mhd .nrrd .h5; or, with all its\n"
         "scales, a new folder .zarr (OME-Zarr), .n5 or .precomputed, or FORMAT://URL of one at http(s), s3 or gs. DEST of keys:\n"
         "a new folder with a file for each, named as in a mount, or a .tar file. An export of a volume that was stopped goes on\n"
-        "where it was when the same command is run again.",
+        "where it was when the same command is run again. Labels are exported as bodies, or with --supervoxels as they are\n"
+        "stored; `dvidfs mappings` prints which supervoxel belongs to which body.",
     )
     store_argument(parser)
     version_argument(parser)
@@ -69,6 +73,7 @@ def add(commands: Commands) -> None:
         metavar="X,Y,Z+SX,SY,SZ",
         help="First voxel and size of what is exported; default: all that was written.",
     )
+    parser.add_argument("--supervoxels", action="store_true", help="Of labels: supervoxels in place of bodies.")
     parser.add_argument(
         "--scale", type=int, default=0, metavar="N", help="Export this scale as the finest; default: 0."
     )
@@ -77,7 +82,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--encoding",
-        help="Of chunks; zarr, n5: zstd, gzip, raw; precomputed: raw, jpeg:QUALITY, png, compressed_segmentation.",
+        help="Of chunks; zarr, n5: zstd, gzip, raw; precomputed: raw, jpeg:QUALITY, png, compressed_segmentation (labels).",
     )
     parser.add_argument("--chunk", metavar="X,Y,Z", help="Voxels of a chunk; default: 64,64,64.")
     parser.add_argument("--sharded", action="store_true", help="Many chunks in each file (precomputed, Zarr 3).")
@@ -122,7 +127,7 @@ def _export_volume(view: ReadView, args: argparse.Namespace) -> int:
     choices = Choices(args.format, args.encoding, chunk, args.sharded, args.scales, args.zarr_format)
     selection = _select(view, args)
     sink = open_sink(selection, args.dest, choices)
-    kernels.load("blocks_numba")
+    kernels.load("labels_numba" if selection.source.labels else "blocks_numba")
     already = sink.begin()
     progress = Progress("exporting", sink.total, already=already, quiet=args.quiet)
     try:
@@ -141,20 +146,29 @@ def _export_volume(view: ReadView, args: argparse.Namespace) -> int:
 def _select(view: ReadView, args: argparse.Namespace) -> Selection:
     """The part of the volume that the command names."""
     from dvidfs.cli.sinks import Selection
-    from dvidfs.types.imageblk.files import SOURCE
-    from dvidfs.types.imageblk.kinds import KINDS
 
-    if view.instance.type not in KINDS:
-        raise BadRequest(f'"{args.instance}" is of type {view.instance.type}, which cannot be exported yet')
-    most = SOURCE.scales(view)
+    source = _source(view, args)
+    most = source.scales(view)
     if not 0 <= args.scale <= most:
         raise BadRequest(f'--scale {args.scale}: "{args.instance}" has the scales 0 to {most}, see `dvidfs pyramid`')
-    shape = SOURCE.shape(view, args.scale)
+    shape = source.shape(view, args.scale)
     if args.box:
         shape = replace(shape, box=_box(args.box))
     elif shape.box is None:
         raise NotFound(f'nothing has been written to "{view.instance.name}" at this version')
-    return Selection(view, SOURCE, shape, SOURCE.open(view, args.scale))
+    return Selection(view, source, shape, source.open(view, args.scale))
+
+
+def _source(view: ReadView, args: argparse.Namespace) -> Source:
+    """The voxels of the instance that the command names."""
+    volumes = registry()[view.instance.type].volumes
+    if not volumes:
+        raise BadRequest(f'"{args.instance}" is of type {view.instance.type}, which has no voxels to export')
+    wanted = "supervoxels" if args.supervoxels else ""
+    found = next((volume for volume in volumes if volume.name == wanted), None)
+    if found is None:
+        raise BadRequest(f"--supervoxels means nothing for {view.instance.type}")
+    return found
 
 
 def _box(text: str) -> Box:
@@ -174,7 +188,7 @@ def _export_keys(view: ReadView, args: argparse.Namespace) -> int:
     from dvidfs.engine.keys import Family
 
     dest = Path(args.dest)
-    for name in ("box", "format", "encoding", "chunk", "sharded", "scales", "zarr_format", "scale"):
+    for name in ("box", "format", "encoding", "chunk", "sharded", "scales", "zarr_format", "scale", "supervoxels"):
         if getattr(args, name):
             raise BadRequest(f"--{name.replace('_', '-')} means nothing for {view.instance.type}")
     if dest.exists() and not (dest.is_dir() and not any(dest.iterdir())):

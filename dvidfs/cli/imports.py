@@ -248,11 +248,11 @@ def _check_scales(wanted: int | None, typename: str, instance: Instance | None) 
         return
     if pyramid is None:
         raise BadRequest(f"--pyramid means nothing for {typename}, which has no scales")
-    if pyramid.setting and instance is not None and instance.settings[pyramid.setting] != (wanted or None):
+    if pyramid.setting and instance is not None:
         most = instance.settings[pyramid.setting]
-        if wanted or not most:
+        if not most or wanted not in (0, most):
             raise BadRequest(
-                f'"{instance.name}" has {most} scales, as its setting {pyramid.setting} says: leave out --pyramid'
+                f'"{instance.name}" has {most} scales, as its {pyramid.setting} says: leave out --pyramid {wanted}'
             )
 
 

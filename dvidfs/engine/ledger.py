@@ -10,6 +10,7 @@ committed is never changed, so any former state can be told from the rows up to 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,6 +132,31 @@ def scan(view: ReadView, book: int, first: int = 0, last: int = _MUTATION) -> It
         version = _VERSION - version
         if version < size and mask[version]:
             yield number, Row(version, _MUTATION - mutation, data)
+
+
+def sweep(
+    view: ReadView, book: int, most: int = 1 << 15
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64], list[bytes]]]:
+    """A whole book in parts of about ``most`` rows: ids, ascending, and what :func:`gather` gives of them. No id is in two parts."""
+    head = LEDGER_KEY.pack(view.instance.id, book, 0, 0, 0)[:5]
+    mask = np.append(np.frombuffer(view.lineage.mask, bool), False)
+    rows = view.txn.scan(_LEDGER, head, after(head))
+    names, data = list[bytes](), list[bytes]()
+    while True:
+        part = list(islice(rows, most))
+        names += [key for key, _ in part]
+        data += [row for _, row in part]
+        keys = np.frombuffer(b"".join(names), _KEY)
+        ids = keys["id"].astype(np.uint64)
+        whole = int(np.searchsorted(ids, ids[-1])) if part else len(ids)  # of the last id more rows may come
+        at = np.minimum(_VERSION - keys["version"][:whole], len(mask) - 1)
+        seen = np.flatnonzero(mask[at])
+        found, of = np.unique(ids[seen], return_inverse=True)
+        if len(found):
+            yield found, of, [data[i] for i in seen.tolist()]
+        if not part:
+            return
+        names, data = names[whole:], data[whole:]
 
 
 def of_version(view: ReadView, book: int, number: int, version: int) -> list[Row]:

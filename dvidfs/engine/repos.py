@@ -222,9 +222,10 @@ def add_log(txn: WriteTxn, scope: Node | Repo, lines: Iterable[str]) -> None:
 # -- merging -----------------------------------------------------------------------------------------------------
 
 
-SETTLERS: dict[str, Callable[[WriteView, Sequence[ReadView]], Iterable[str]]] = {}
+SETTLERS: dict[str, Callable[[WriteView, Sequence[ReadView], Sequence[bytes]], Iterable[str]]] = {}
 """By type of instance: writes into the child of a merge what settles conflicts of what the type keeps beside its keys; these
-conflicts by name. Filled by who knows the types."""
+conflicts by name. It is also given the contested keys (family and encoded key) that the first parent has settled. Filled by
+who knows the types."""
 
 
 @dataclass
@@ -270,23 +271,34 @@ def merge(txn: WriteTxn, parents: Sequence[Node], *, note: str = "", uuid: str =
     Raises:
         Conflict: ``strict`` and keys were changed on several sides; nothing is made.
     """
+    merged = _merge(txn, parents, (), note, uuid)
+    if strict and merged.conflicts:
+        told = ", ".join(f"{name} ({d.count}: {', '.join(d.keys[:3])})" for name, d in merged.conflicts.items())
+        raise Conflict(f"versions conflict in {told}: nothing was merged; allow conflicts, or resolve with priorities")
+    return merged
+
+
+def _merge(
+    txn: WriteTxn, parents: Sequence[Node], chosen: Sequence[Instance], note: str = "", uuid: str = ""
+) -> Merged:
+    """``chosen``: instances of which the first parent that has a value settles what is contested."""
     if len({p.id for p in parents}) < len(parents):
         raise BadRequest("a version cannot be merged with itself: give different parents")
     if len({p.repo for p in parents}) > 1:
         raise BadRequest("all parents of a merge must be in one repo: server-specific version id is invalid")
     child = _child(txn, parents, "", note, check_uuid(uuid) if uuid else "")
-    merged = Merged(child)
+    merged, settled = Merged(child), dict[int, list[bytes]]()
     for instance, key in _contested(txn, parents):
         _judge(txn, merged, instance, key)
+        ours = instance in chosen and not keys.is_united(key)
+        if ours and _settle(txn, child, parents, instance, Family(key[0]), key[1:]):
+            settled.setdefault(instance.id, []).append(key)
     for _, instance in sorted(txn.graph.repos[child.repo].instances.items()):
         settle = SETTLERS.get(instance.type) if instance.versioned else None
         if settle is not None:
             views = [ReadView(txn, parent, instance) for parent in parents]
-            for name in settle(WriteView(txn, child, instance), views):
+            for name in settle(WriteView(txn, child, instance), views, settled.get(instance.id, ())):
                 merged.conflicts.setdefault(instance.name, Differences()).add(name)
-    if strict and merged.conflicts:
-        told = ", ".join(f"{name} ({d.count}: {', '.join(d.keys[:3])})" for name, d in merged.conflicts.items())
-        raise Conflict(f"versions conflict in {told}: nothing was merged; allow conflicts, or resolve with priorities")
     return merged
 
 
@@ -349,10 +361,7 @@ def resolve(txn: WriteTxn, parents: Sequence[Node], names: Sequence[str], *, not
     if not names:
         raise BadRequest("Must specify at least one data instance using 'data' field")
     chosen = [txn.graph.instance(parents[0], name) for name in names]
-    merged = merge(txn, parents, note=note)
-    for instance, key in _contested(txn, parents):
-        if instance in chosen and not keys.is_united(key):
-            _settle(txn, merged.child, parents, instance, Family(key[0]), key[1:])
+    merged = _merge(txn, parents, chosen, note)
     for name in names:
         merged.conflicts.pop(name, None)
     return merged
@@ -360,7 +369,8 @@ def resolve(txn: WriteTxn, parents: Sequence[Node], names: Sequence[str], *, not
 
 def _settle(
     txn: WriteTxn, child: Node, parents: Sequence[Node], instance: Instance, family: Family, enc: bytes
-) -> None:
+) -> bool:
+    """Whether a key was in conflict; its value is that of the first parent now."""
     view = WriteView(txn, child, instance)
     try:
         view.find(family, enc)
@@ -369,7 +379,8 @@ def _settle(
             entry = ReadView(txn, parent, instance).find(family, enc)
             if entry is not None:
                 view.put(family, enc, view.copy(entry), entry.key)
-                return
+                return True
+    return False
 
 
 # -- instances ---------------------------------------------------------------------------------------------------

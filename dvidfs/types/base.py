@@ -366,8 +366,8 @@ class DataType:
     leave no choice of. ``refused_compressions``: those that would damage its values. ``accepts_sync(typename)``: which
     instances it may follow. ``warm()`` loads what the first request would have to wait for (compiled kernels).
     ``verify(view)``: what is wrong at a version, ``repair`` what can be done about it.
-    ``jobs``: the steps of its background jobs, by kind (:mod:`dvidfs.engine.jobs`). ``merged(child, parents)``: settles below a merge of
-    versions what the type keeps in the ledger; the conflicts by name.
+    ``jobs``: the steps of its background jobs, by kind (:mod:`dvidfs.engine.jobs`). ``merged(child, parents, keys)``: settles below a
+    merge of versions what the type keeps in the ledger, ``keys`` being those whose values were settled; the conflicts by name.
     ``volumes``: its voxels, the volume itself first, further views of it by their name. ``intake(view, box, voxels)``: checks and
     encodes voxels (z, y, x) that come in outside the write lane; what it returns stores them. ``pyramid``: how its scales come about.
     """
@@ -392,7 +392,7 @@ class DataType:
     repair: Repair | None = None
     warm: Callable[[], object] | None = None
     jobs: Mapping[str, Callable[[Engine, dict[str, Any]], dict[str, Any] | None]] = field(default_factory=dict)
-    merged: Callable[[WriteView, Sequence[ReadView]], Iterable[str]] | None = None
+    merged: Callable[[WriteView, Sequence[ReadView], Sequence[bytes]], Iterable[str]] | None = None
     volumes: tuple[Source, ...] = ()
     intake: Callable[[ReadView, Box, NDArray], Callable[[WriteView], None]] | None = None
     pyramid: Pyramid | None = None

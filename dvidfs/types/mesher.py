@@ -29,6 +29,8 @@ _ASKED = struct.Struct("<3I3d3q")
 """Shape (z, y, x), voxel size and first voxel (x, y, z); the bits of the mask follow."""
 _TOLD = struct.Struct("<BQQ")
 """Whether it went well; vertices and triangles, else bytes of a text."""
+WAITING = 6
+"""Surfaces that may wait for each other; whoever asks for one more is sent away, so that threads remain for all else."""
 IDLE = 15.0
 """Seconds without work after which the process ends."""
 _NICE = 5
@@ -45,6 +47,7 @@ class Mesher:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._places = threading.Semaphore(WAITING)
         self._process: subprocess.Popen[bytes] | None = None
 
     def mesh(
@@ -54,8 +57,18 @@ class Mesher:
 
         Raises:
             BadRequest: the mask is too large.
-            Busy: the process was ended from outside.
+            Busy: :data:`WAITING` others wait already, or the process was ended from outside.
         """
+        if not self._places.acquire(blocking=False):
+            raise Busy(f"{WAITING} meshes are waited for already: ask again later")
+        try:
+            return self._next(mask, voxel_size, offset)
+        finally:
+            self._places.release()
+
+    def _next(
+        self, mask: NDArray[np.bool_], voxel_size: tuple[float, float, float], offset: tuple[int, int, int]
+    ) -> Mesh:
         asked = _ASKED.pack(*mask.shape, *voxel_size, *offset) + np.packbits(mask).tobytes()
         with self._lock:
             try:

@@ -22,9 +22,10 @@ _ALONE = 16
 @functools.cache
 def pool() -> ThreadPoolExecutor:
     """The threads of this process; made at first use."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="voxels")
+    return ThreadPoolExecutor(shares(), thread_name_prefix="voxels")
 
 
+@functools.cache
 def shares() -> int:
     """Into how many parts work is cut."""
     return os.cpu_count() or 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
@@ -257,14 +257,25 @@ class Work:
             wrote = [
                 set().union(*(self.states[v].wrote_blocks for v in line - (lines[0] & lines[1]))) for line in lines
             ]
-            if wrote[0] & wrote[1]:
-                return
+            gone = {s for v in (a, b) for s, body in self.states[v].mapping.items() if not body}
+            if wrote[0] & wrote[1] or gone & set(np.unique(self.together((a, b))).tolist()):
+                return  # contested blocks, or one side has split what another has painted
             child, _ = self.versions.merge(a, b)
             self.states[child] = self.versions.read(child, state_of)
         elif len(before) < 6:
             parent = chance.choice(sorted(before))
             child = self.versions.child(parent)
             self.states[child] = self.states[parent].child()
+
+    def together(self, parents: Sequence[int]) -> wire.Voxels:
+        """The voxels of a merge of versions that wrote different blocks."""
+        lines = [set(self.versions.line(parent)) for parent in parents]
+        common = set.intersection(*lines)
+        out = self.states[parents[0]].voxels.copy()
+        for parent, line in zip(parents, lines, strict=True):
+            for place in set().union(*(self.states[v].wrote_blocks for v in line - common)):
+                out[FRAME.window(place)] = self.states[parent].voxels[FRAME.window(place)]
+        return out
 
     def look(self, version: int, chance: random.Random) -> None:
         state = self.states[version]

@@ -21,7 +21,19 @@ from labelserver import LabelServer
 from wire import LabelIndex
 
 from dvidfs.__main__ import main
-from dvidfs.engine import Engine, ReadView, Store, WriteTxn, WriteView, journal, keys, open_engine, repos, values
+from dvidfs.engine import (
+    Engine,
+    ReadView,
+    Store,
+    WriteTxn,
+    WriteView,
+    journal,
+    keys,
+    ledger,
+    open_engine,
+    repos,
+    values,
+)
 from dvidfs.engine.check import check_store
 from dvidfs.engine.keys import Family
 from dvidfs.errors import BadRequest, Corrupt
@@ -204,6 +216,31 @@ def test_no_mutation_leaves_a_trace_of_damage(tmp_path_factory: pytest.TempPathF
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 1000])
+def test_a_book_is_swept_as_it_is_gathered(seg: Segmentation, most: int):
+    first = seg.uuid
+    step(seg, "child")
+    for label in (2, 3, 1):
+        seg.put({(0, 0, 0): halves(label, 9, 5)})
+    sibling = seg.engine.write(lambda txn: repos.branch(txn, txn.graph.version(first), "b").uuid)
+    seg.uuid, mine = sibling, seg.uuid
+    seg.put({(0, 0, 0): halves(8)})
+    for uuid, there in ((mine, 6), (sibling, 5), (first, 4)):
+        seg.uuid = uuid
+
+        def look(view: ReadView) -> None:
+            for book in (Book.SUPERVOXEL, Book.BODY):
+                swept = list(ledger.sweep(view, book, most))
+                every = np.concatenate([part for part, _, _ in swept])
+                assert every.tolist() == sorted({number for number, _ in ledger.scan(view, book)})
+                found = [(int(part[i]), row) for part, of, rows in swept for i, row in zip(of, rows, strict=True)]
+                of, rows = ledger.gather(view, book, every)
+                assert found == [(int(every[i]), row) for i, row in zip(of, rows, strict=True)]
+            assert len(ledger.gather(view, Book.SUPERVOXEL, np.arange(20, dtype=np.uint64))[1]) >= there
+
+        seg.read(look)
+
+
 def change_index(view: WriteView, supervoxel: int, at: tuple[int, int, int], count: int) -> None:
     rows = Counts(ids(supervoxel), ids(index.code_of(at)), np.array([count], np.uint32))
     index.append(view, mutate.begin(view), rows)
@@ -335,10 +372,9 @@ def test_blocks_that_parents_of_a_merge_disagree_about_are_left_out(seg: Segment
         seg.put({(0, 0, 0): halves(number, 1)})
         seg.write(lambda view: repos.commit(view.txn, view.node))
 
-    def merge(txn: WriteTxn) -> str:
-        return repos.merge(txn, [txn.graph.version(uuid) for uuid in made]).child.uuid
-
-    seg.uuid = seg.engine.write(merge)
+    merged = seg.engine.write(lambda txn: repos.merge(txn, [txn.graph.version(uuid) for uuid in made]))
+    assert merged.conflicts["seg"].count == 1
+    seg.uuid = merged.child.uuid
     assert seg.check() == ([], [])
 
 

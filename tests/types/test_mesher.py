@@ -62,12 +62,26 @@ def test_many_threads_get_their_own(mesher: Mesher):
         except BaseException as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(8)]
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(module.WAITING)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failed
+
+
+def test_whoever_would_wait_too_long_is_sent_away(mesher: Mesher):
+    check(mesher, mask())
+    with mesher._lock:
+        threads = [threading.Thread(target=mesher.mesh, args=(mask(), NM, (0, 0, 0))) for _ in range(module.WAITING)]
+        for thread in threads:
+            thread.start()
+        live.wait_until(lambda: mesher._places._value == 0, 10, "the waiting ones")  # type: ignore[attr-defined]
+        with pytest.raises(Busy, match="ask again later"):
+            mesher.mesh(mask(), NM, (0, 0, 0))
+    for thread in threads:
+        thread.join()
+    check(mesher, mask(1))
 
 
 def test_what_cannot_be_meshed_is_refused_and_the_next_is_made(mesher: Mesher):

@@ -45,7 +45,8 @@ def open_sink(selection: Selection, dest: str, choices: Choices) -> Sink:
         from dvidfs.cli.sinks.chunked import ChunkSink
         from dvidfs.cli.sinks.layouts import Layout
 
-        layout = Layout.of(place.format, choices.chunk or CHUNK, choices.encoding, choices.sharded)
+        labels = selection.source.labels
+        layout = Layout.of(place.format, choices.chunk or CHUNK, choices.encoding, choices.sharded, labels=labels)
         return ChunkSink(selection, place, layout, choices.scales)
     for name in ("encoding", "chunk", "sharded", "scales", "zarr_format"):
         if getattr(choices, name):

@@ -20,8 +20,8 @@ from dvidfs.engine import ReadView
 from dvidfs.errors import Exists
 from dvidfs.types.formats.frame import Frame
 from dvidfs.types.geometry import Box, covering_blocks
-from dvidfs.types.imageblk.kinds import VoxelKind
 from dvidfs.types.volumes.source import Shape, Source, Volume
+from dvidfs.types.volumes.voxels import VoxelKind
 
 NOTES = ".dvidfs-export.json"
 Tell = Callable[[int], None]
@@ -65,6 +65,7 @@ class Selection:
         """What makes this export another one than others to the same place."""
         return {
             "data": self.view.instance.uuid,
+            "volume": self.source.name,
             "version": self.view.node.uuid,
             "state": list(self.view.stamp()),
             "scale": self.shape.scale,

@@ -29,32 +29,36 @@ ENCODINGS = {
     "n5": ("gzip", "zstd", "raw"),
     "precomputed": ("raw", "jpeg", "png", "compressed_segmentation"),
 }
-"""How chunks may be packed, the default first."""
+"""How chunks may be packed, the default first (of labels in precomputed: compressed_segmentation)."""
 _NAMES = {"zarr3": "zarr", "jpg": "jpeg", "compressed": "compressed_segmentation"}
 _QUALITY = 80
+_OF_LABELS = "compressed_segmentation"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A format with its choices; ``chunk`` is (x, y, z) in voxels."""
+    """A format with its choices; ``chunk`` is (x, y, z) in voxels. ``labels``: the voxels are numbers of things."""
 
     format: str
     chunk: Point
     encoding: str
     quality: int = _QUALITY
     sharded: bool = False
+    labels: bool = False
 
     @classmethod
-    def of(cls, form: str, chunk: Point, encoding: str | None, sharded: bool) -> Layout:
+    def of(cls, form: str, chunk: Point, encoding: str | None, sharded: bool, *, labels: bool = False) -> Layout:
         """Raises BadRequest for an encoding that the format has not."""
         form = _NAMES.get(form, form)
-        word, colon, quality = (encoding or ENCODINGS[form][0]).lower().partition(":")
+        default = _OF_LABELS if labels and form == "precomputed" else ENCODINGS[form][0]
+        word, colon, quality = (encoding or default).lower().partition(":")
         word = _NAMES.get(word, word)
         if word not in ENCODINGS[form] or (colon and word != "jpeg"):
             raise BadRequest(f"--encoding {encoding}: {form} has {', '.join(ENCODINGS[form])}")
         if sharded and form not in ("zarr", "precomputed"):
             raise BadRequest(f"--sharded: {form} has no shards, precomputed and Zarr 3 have")
-        return cls(form, chunk, word, parse_int(quality, "JPEG quality", 1, 100) if colon else _QUALITY, sharded)
+        most = parse_int(quality, "JPEG quality", 1, 100) if colon else _QUALITY
+        return cls(form, chunk, word, most, sharded, labels)
 
     def plan(self) -> list[Any]:
         return [self.format, self.chunk, self.encoding, self.quality, self.sharded and SHARD]
@@ -178,7 +182,7 @@ class Layout:
             "driver": "neuroglancer_precomputed",
             "kvstore": place.url,
             "multiscale_metadata": {
-                "type": "image" if self.encoding != "compressed_segmentation" else "segmentation",
+                "type": "segmentation" if self.labels or self.encoding == _OF_LABELS else "image",
                 "data_type": kind.dtype.name,
                 "num_channels": kind.channels[0] if kind.channels else 1,
             },

@@ -10,10 +10,9 @@ read another.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -41,8 +40,6 @@ Telling = Generator[Told, None, T]
 
 BLOCKS = 256
 """Blocks that are read at a time."""
-IDS = 4096
-"""Supervoxels or bodies whose rows are read at a time."""
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -181,27 +178,20 @@ def _scattered(numbers: U64s) -> U64s:
 # ---------------------------------------------------------------- the index
 
 
-def _ids(view: ReadView, book: int) -> Iterator[U64s]:
-    """The ids that have rows in a book, ascending, in parts."""
-    every = (number for number, _ in groupby(ledger.scan(view, book), key=itemgetter(0)))
-    while part := list(islice(every, IDS)):
-        yield np.array(part, np.uint64)
-
-
 def sizes(view: ReadView, sums: Sums | None = None) -> Telling[tuple[Pairs, Counts]]:
     """The voxels of each supervoxel that has some, as the index counts them, and the rows that name blocks which are not stored.
 
     ``sums`` gets what the index says of its blocks.
     """
     names, counts, strays, done = [_NONE], [_NONE], list[Counts](), 0
-    for part in _ids(view, Book.SUPERVOXEL):
-        rows = index.counts_of(view, part)
+    for part in ledger.sweep(view, Book.SUPERVOXEL):
+        rows = index.counts_in(*part)
         found = np.unique(rows.supervoxels)
         names.append(found)
         counts.append(index.sizes_of(rows, found))
         if sums is not None:
             strays.append(_enter(sums, rows))
-        done += len(part)
+        done += len(part[0])
         yield Step("supervoxels", done)
     return Pairs(np.concatenate(names), np.concatenate(counts)), index.joined(strays)
 
@@ -221,10 +211,10 @@ def closely(view: ReadView, codes: U64s) -> Telling[tuple[Counts, Counts]]:
     """What the index and what the voxels say of some blocks (codes, ascending), row by row: 20 bytes each."""
     before, after, done = list[Counts](), list[Counts](), 0
     size: Point = tuple(view.instance.settings["BlockSize"])
-    for part in _ids(view, Book.SUPERVOXEL):
-        rows = index.counts_of(view, part)
+    for part in ledger.sweep(view, Book.SUPERVOXEL):
+        rows = index.counts_in(*part)
         before.append(rows.take(is_in(rows.codes, codes)))
-        done += len(part)
+        done += len(part[0])
         yield Step("supervoxels of blocks that differ", done)
     for at in range(0, len(codes), BLOCKS):
         part = codes[at : at + BLOCKS]
@@ -244,13 +234,13 @@ def closely(view: ReadView, codes: U64s) -> Telling[tuple[Counts, Counts]]:
 def members(view: ReadView) -> Telling[Members]:
     """Which supervoxels each body holds: as its rows say, or by its number if it has voxels and no rows."""
     supervoxels, bodies, said, written, done = [_NONE], [_NONE], [np.zeros(0, bool)], [_NONE], 0
-    for part in _ids(view, Book.BODY):
-        found = _members(view, part)
+    for part in ledger.sweep(view, Book.BODY):
+        found = members_in(*part)
         supervoxels.append(found.supervoxels)
         bodies.append(found.bodies)
         said.append(found.said)
-        written.append(part)
-        done += len(part)
+        written.append(found.written)
+        done += len(found.written)
         yield Step("bodies", done)
     every = np.concatenate(written)
     counted = totals(view).items()
@@ -263,9 +253,8 @@ def members(view: ReadView) -> Telling[Members]:
     )
 
 
-def _members(view: ReadView, ids: U64s) -> Members:
-    """The supervoxels of bodies that have rows."""
-    of, rows = ledger.gather(view, Book.BODY, ids)
+def members_in(ids: U64s, of: NDArray[np.int64], rows: list[bytes]) -> Members:
+    """The supervoxels of bodies out of their rows."""
     changes = [Change.parse(row) for row in rows]  # newest first: the first word on a supervoxel counts
     lengths = np.array([(len(change.came), len(change.left)) for change in changes], np.int64).reshape(-1, 2)
     names = np.concatenate([*(part for change in changes for part in (change.came, change.left)), ids])

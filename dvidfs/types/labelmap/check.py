@@ -17,7 +17,6 @@ import numpy as np
 from dvidfs.engine.check import Difference, Told
 from dvidfs.engine.versions import ReadView
 from dvidfs.types.formats.labelindex import points_of_codes
-from dvidfs.types.geometry import join
 from dvidfs.types.labelmap import audit
 from dvidfs.types.labelmap.audit import Members, Sums, Telling
 from dvidfs.types.labelmap.bodies import is_in
@@ -50,14 +49,14 @@ def _blocks(view: ReadView, sums: Sums, strays: Counts) -> Telling[None]:
     """Where voxels and index differ."""
     uncounted, differing = sums.uncounted, sums.differing
     if len(uncounted):
-        named = ", ".join(map(_block, uncounted[:EXAMPLES].tolist()))
+        named = ", ".join(_blocks_of(uncounted[:EXAMPLES]))
         more = ", ..." if len(uncounted) > EXAMPLES else ""
         yield Difference(
             f"{len(uncounted)} blocks hold labels that were never counted, as after ingest-supervoxels or "
             f"noindexing=true: {named}{more}"
         )
-    for supervoxel, code, count in _rows(strays):
-        yield f"{_block(code)} is not stored, but the index counts {count} voxels of supervoxel {supervoxel} there"
+    for supervoxel, block, count in _rows(strays):
+        yield f"{block} is not stored, but the index counts {count} voxels of supervoxel {supervoxel} there"
     if len(differing):
         before, after = yield from audit.closely(view, differing[:CLOSELY])
         yield from _counts(before, after)
@@ -66,20 +65,20 @@ def _blocks(view: ReadView, sums: Sums, strays: Counts) -> Telling[None]:
 
 
 def _counts(before: Counts, after: Counts) -> Iterator[str]:
-    said = {(supervoxel, code): count for supervoxel, code, count in _rows(before)}
-    for supervoxel, code, count in _rows(change(before, after)):
-        told = said.get((supervoxel, code), 0)
-        yield f"{_block(code)} holds {count} voxels of supervoxel {supervoxel}, but the index counts {told}"
+    said = {(supervoxel, block): count for supervoxel, block, count in _rows(before)}
+    for supervoxel, block, count in _rows(change(before, after)):
+        told = said.get((supervoxel, block), 0)
+        yield f"{block} holds {count} voxels of supervoxel {supervoxel}, but the index counts {told}"
 
 
-def _rows(rows: Counts) -> Iterator[tuple[int, int, int]]:
+def _rows(rows: Counts) -> Iterator[tuple[int, str, int]]:
+    """Supervoxel, block and count of each row, block by block."""
     ordered = rows.take(np.lexsort((rows.supervoxels, rows.codes)))
-    return zip(*(column.tolist() for column in ordered), strict=True)
+    return zip(ordered.supervoxels.tolist(), _blocks_of(ordered.codes), ordered.counts.tolist(), strict=True)
 
 
-def _block(code: int) -> str:
-    x, y, z = points_of_codes(np.array([code], np.uint64))[0].tolist()
-    return f"block {join((x, y, z))}"
+def _blocks_of(codes: U64s) -> Iterator[str]:
+    return (f"block {x}_{y}_{z}" for x, y, z in points_of_codes(codes).tolist())
 
 
 # ---------------------------------------------------------------- bodies

@@ -88,7 +88,11 @@ def latest(rows: list[bytes]) -> tuple[U64s, NDArray[np.uint32]]:
 def counts_of(view: ReadView, supervoxels: U64s, *, zeros: bool = False) -> Counts:
     """The rows of many supervoxels, by supervoxel and block; ``zeros``: also blocks that they have left."""
     ids = np.unique(supervoxels)
-    of, rows = ledger.gather(view, Book.SUPERVOXEL, ids)
+    return counts_in(ids, *ledger.gather(view, Book.SUPERVOXEL, ids), zeros=zeros)
+
+
+def counts_in(ids: U64s, of: NDArray[np.int64], rows: list[bytes], *, zeros: bool = False) -> Counts:
+    """What rows, newest first, say of supervoxels: ``rows[i]`` is one of ``ids[of[i]]``."""
     if not rows:
         return NO_COUNTS
     table = np.frombuffer(b"".join(rows), PAIR)

@@ -1,0 +1,140 @@
+"""Many supervoxels are put into bodies at once, as a table of an agglomeration says; mapping and membership stay in step.
+
+Decides what a table means: a supervoxel leaves whatever body holds it for the one that it is put into, which begins if there
+is none of that number. Supervoxels without voxels are mapped all the same, so that they find their body when they come. What has to
+change is worked out of a snapshot, outside the write lane; the mutation looks whether the instance is still as it was, else it
+is worked out again. Holders are looked for where they must be: at the body that a supervoxel is mapped to, and at its own number; everywhere
+only if it is found at neither (clients may set mapping and index apart). Invariant: one mutation, no voxel is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dvidfs.engine import journal, ledger
+from dvidfs.engine.versions import ReadView, WriteView
+from dvidfs.errors import BadRequest
+from dvidfs.types.labelmap import audit, bodies, columns, counters, index, mutate, settings
+from dvidfs.types.labelmap.bodies import is_in
+from dvidfs.types.labelmap.books import Book, mapping, totals
+from dvidfs.types.labelmap.columns import Pairs, U64s, pairs
+
+PART = 1 << 20
+"""More supervoxels than these are several mutations."""
+_NONE = np.zeros(0, np.uint64)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What has to change at the state that ``stamp`` tells: pairs of supervoxel and body that begin and that end; bodies
+    that just lose the supervoxel of their number; bodies that begin without it; what supervoxels map to; totals."""
+
+    wanted: Pairs
+    stamp: Any
+    come: Pairs
+    leave: Pairs
+    gone: U64s
+    empty: U64s
+    mapped: Pairs
+    totals: Pairs
+
+
+def checked(supervoxels: U64s, targets: U64s) -> Pairs:
+    """A table, by supervoxel; each once.
+
+    Raises:
+        BadRequest: a number that cannot be, or a supervoxel in two bodies.
+    """
+    order = np.lexsort((targets, supervoxels))
+    supervoxels, targets = supervoxels[order], targets[order]
+    again = supervoxels[1:] == supervoxels[:-1]
+    twice = again & (targets[1:] != targets[:-1])
+    if twice.any():
+        at = int(np.argmax(twice))
+        raise BadRequest(f"supervoxel {supervoxels[at]} is put into two bodies, {targets[at]} and {targets[at + 1]}")
+    if len(supervoxels):
+        if not supervoxels[0]:
+            raise BadRequest("supervoxel 0 is background, which lies in no body")
+        for numbers, most, what in ((supervoxels, counters.MOST, "supervoxel"), (targets, counters.MAX_LABEL, "body")):
+            if int(numbers.max()) > most:
+                raise BadRequest(f"{what} {numbers.max()} cannot be: want 1 to {most}")
+    first = np.append(np.ones(min(len(supervoxels), 1), bool), ~again)
+    return Pairs(supervoxels[first], targets[first])
+
+
+def parts(table: Pairs) -> Iterator[Pairs]:
+    """A table in parts that are a mutation each; no body is in two."""
+    order = np.argsort(table.values, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(table.values[order])) + 1, len(order))
+    start = 0
+    while start < len(order):
+        stop = int(ends[min(np.searchsorted(ends, start + PART), len(ends) - 1)])
+        chosen = np.sort(order[start:stop])
+        yield Pairs(table.keys[chosen], table.values[chosen])
+        start = stop
+
+
+# ---------------------------------------------------------------- what has to change
+
+
+def prepare(view: ReadView, wanted: Pairs) -> Plan:
+    """Works out what a table, as :func:`checked` gives it, changes.
+
+    Raises:
+        BadRequest: a supervoxel that has voxels is put into body 0; or there is no index.
+    """
+    settings.need_index(view, "mappings")
+    held, alone, written = _holders(view, wanted)
+    sizes = _sizes(view, wanted.keys, alone)
+    lost = (sizes > 0) & (wanted.values == 0)
+    if lost.any():
+        number = wanted.keys[int(np.argmax(lost))]
+        raise BadRequest(f"supervoxel {number} has voxels and cannot be put into body 0, the background")
+    targets = wanted.values[np.searchsorted(wanted.keys, held.keys)]
+    stays = held.keys[held.values == targets]
+    comes = (sizes > 0) & ~is_in(wanted.keys, np.unique(stays))
+    come, come_sizes = Pairs(wanted.keys[comes], wanted.values[comes]), sizes[comes]
+    leaves = held.values != targets
+    leave = Pairs(held.keys[leaves], held.values[leaves])
+    delta, of = np.unique(np.concatenate((come.values, leave.values)), return_inverse=True)
+    now = totals(view).get(delta, 0)
+    np.add.at(now, of[: len(come)], come_sizes)
+    np.subtract.at(now, of[len(come) :], sizes[np.searchsorted(wanted.keys, leave.keys)])
+    column = mapping(view)
+    differs = column.get(wanted.keys, wanted.keys) != wanted.values
+    only = is_in(leave.values, alone) & (leave.keys == leave.values) & ~is_in(leave.values, np.unique(come.values))
+    begun = np.setdiff1d(come.values, np.concatenate((written, come.keys[come.keys == come.values])))
+    return Plan(
+        wanted,
+        view.stamp(),
+        come,
+        Pairs(leave.keys[~only], leave.values[~only]),
+        leave.values[only],
+        begun[bodies.sizes(view, begun) == 0],
+        Pairs(wanted.keys[differs], wanted.values[differs]),
+        Pairs(delta, now),
+    )
+
+
+def _holders(view: ReadView, wanted: Pairs) -> tuple[Pairs, U64s, U64s]:
+    """Which bodies hold the supervoxels now (perhaps several one of them), those of these bodies that hold just the supervoxel of
+    their number and have no rows, and those of all bodies that are concerned that have rows."""
+    candidates = np.unique(np.concatenate((wanted.keys, wanted.values, mapping(view).get(wanted.keys, wanted.keys))))
+    of, rows = ledger.gather(view, Book.BODY, candidates)
+    found, place = np.unique(of, return_inverse=True)
+    written = candidates[found]
+    members = audit.members_in(written, place, rows)
+    ours = is_in(members.supervoxels, wanted.keys)
+    alone = wanted.keys[(bodies.sizes(view, wanted.keys) > 0) & ~is_in(wanted.keys, written)]
+    held = Pairs(np.append(members.supervoxels[ours], alone), np.append(members.bodies[ours], alone))
+    missing = np.setdiff1d(wanted.keys, held.keys)
+    strays = missing[index.sizes_of(index.counts_of(view, missing), missing) > 0]
+    if len(strays):
+        for body in _bodies_of(view, strays):
+            inside = np.intersect1d(bodies.members(view, body).supervoxels, strays)
+            held = Pairs(np.append(held.keys, inside), np.append(held.values, np.full(len(inside), body, np.uint64)))
+    return held, alone, written
