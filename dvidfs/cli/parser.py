@@ -62,7 +62,20 @@ class Commands:
 
 def build() -> Parser:
     """The parser of all commands."""
-    from dvidfs.cli import exports, foreground, imports, instances, key, mesh, pyramid, repo, service, store, versions
+    from dvidfs.cli import (
+        exports,
+        foreground,
+        imports,
+        instances,
+        key,
+        mappings,
+        mesh,
+        pyramid,
+        repo,
+        service,
+        store,
+        versions,
+    )
 
     parser = Parser(
         prog="dvidfs",
@@ -74,7 +87,20 @@ def build() -> Parser:
     parser.add_argument("--version", action="version", version=f"dvidfs {__version__}")
     service.add_original_flags(parser)
     commands = Commands(parser)
-    for group in (store, service, imports, exports, pyramid, foreground, mesh, repo, versions, instances, key):
+    for group in (
+        store,
+        service,
+        imports,
+        exports,
+        mappings,
+        pyramid,
+        mesh,
+        foreground,
+        repo,
+        versions,
+        instances,
+        key,
+    ):
         group.add(commands)
     return parser
 

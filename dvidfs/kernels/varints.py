@@ -116,6 +116,16 @@ def encode_blocks_plain(codes: Words, supervoxels: Words, counts: NDArray[np.uin
     )
 
 
+def encode_rows(codes: Words, supervoxels: Words, counts: NDArray[np.uint32]) -> tuple[bytes, NDArray[np.int64]]:
+    """A map entry of field ``blocks`` for each row, without a surface, and the bytes of each: for many small indices at once."""
+    row_parts = _column(0x08), _varints(supervoxels), _column(0x10), _varints(counts.astype(np.uint64))
+    row_size = _sizes(*row_parts)
+    inner = _column(0x08), _varints(keys_of(codes)), _column(0x12), _varints(row_size + 2)
+    size = _sizes(*inner) + row_size + 2
+    columns = (_column(0x0A), _varints(size), *inner, _column(0x0A), _varints(row_size), *row_parts)
+    return _join(*columns, rows=len(codes)), _sizes(*columns)
+
+
 def _surface_words(surface: Words, blocks: int) -> str:
     return f"{len(surface)} surface ids for {blocks} blocks: there must be one, or as many"
 

@@ -272,9 +272,9 @@ class Work:
         lines = [set(self.versions.line(parent)) for parent in parents]
         common = set.intersection(*lines)
         out = self.states[parents[0]].voxels.copy()
-        for parent, line in zip(parents, lines, strict=True):
-            for place in set().union(*(self.states[v].wrote_blocks for v in line - common)):
-                out[FRAME.window(place)] = self.states[parent].voxels[FRAME.window(place)]
+        for version in sorted(set.union(*lines) - common):
+            for place in self.states[version].wrote_blocks:
+                out[FRAME.window(place)] = self.states[version].voxels[FRAME.window(place)]
         return out
 
     def look(self, version: int, chance: random.Random) -> None:

@@ -301,7 +301,7 @@ def test_messages_that_overlap_are_refused():
 
 
 def test_a_record_holds_what_dvid_stores():
-    record = labelindex.encode_record(23, labelindex.decode_index(WORKED))
+    record = labelindex.encode_record(23, labelindex.encode_index(labelindex.decode_index(WORKED)))
     size, label, kind, length = struct.unpack_from("<QQBI", record)
     assert (size, label, kind, length) == (len(record) - 16, 23, 0x80, len(WORKED))
     assert lz4.block.decompress(record[21:], uncompressed_size=length) == WORKED
@@ -370,3 +370,22 @@ def test_both_forms_read_damaged_mappings_alike(ops: list, data: st.DataObject):
 def test_damaged_mappings_are_named_with_their_place(data: bytes, words: str):
     with pytest.raises(BadRequest, match=f"bad MappingOps message, {words}"):
         labelindex.decode_mappings(data)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2**64 - 1), st.integers(0, 4)), min_size=1, max_size=8, unique_by=lambda t: t[0])
+)
+def test_many_small_indices_are_as_each_alone(bodies):
+    """Neighbours may lie in the same block: each keeps its own entry."""
+    labels = np.array([label for label, _ in bodies], np.uint64)
+    counts = np.array([n for _, n in bodies], np.int64)
+    codes = np.concatenate([labelindex.codes_of_points([(i, -i, 3) for i in range(n)]) for n in counts.tolist()])
+    codes = np.concatenate([np.sort(part) for part in np.split(codes, np.cumsum(counts)[:-1])])
+    supervoxels, voxels = np.repeat(labels, counts), np.arange(1, len(codes) + 1, dtype=np.uint32)
+    made = labelindex.encode_singles(labels, counts, (codes, supervoxels, voxels))
+    at = 0
+    for (label, n), message in zip(bodies, made, strict=True):
+        part = slice(at, at + n)
+        at += n
+        index = labelindex.LabelIndex(label, codes[part], supervoxels[part], voxels[part])
+        assert message == labelindex.encode_index(index)

@@ -110,19 +110,39 @@ def encode_index(index: LabelIndex) -> bytes:
 
 def encode_indices(indices: Iterable[LabelIndex]) -> bytes:
     """A LabelIndices message."""
-    return b"".join(_bytes(0x0A, encode_index(index)) for index in indices)
+    return encode_list(map(encode_index, indices))
 
 
-def encode_record(label: int, index: LabelIndex | None) -> bytes:
+Rows = tuple[Words, Words, NDArray[np.uint32]]
+"""Blocks, supervoxels and voxels."""
+
+
+def encode_singles(labels: Words, counts: NDArray[np.int64], rows: Rows) -> list[bytes]:
+    """LabelIndex messages of bodies that are one supervoxel and were never changed, all at once.
+
+    ``labels`` (n); ``counts``: how many rows each has; ``rows``: blocks, supervoxels and voxels, label after label, each
+    block of a label once.
+    """
+    text, sizes = varints.encode_rows(*rows) if len(rows[0]) else (b"", np.zeros(0, np.int64))
+    ends = np.concatenate(([0], np.cumsum(sizes)))[np.concatenate(([0], np.cumsum(counts)))].tolist()
+    numbers = (varints.varint(label) for label in labels.tolist())
+    return [text[a:b] + b"\x10" + n for a, b, n in zip(ends, ends[1:], numbers, strict=False)]
+
+
+def encode_list(messages: Iterable[bytes]) -> bytes:
+    """A LabelIndices message of LabelIndex messages."""
+    return b"".join(_bytes(0x0A, message) for message in messages)
+
+
+def encode_record(label: int, message: bytes | None) -> bytes:
     """A record of ``/indices-compressed``: uint64 size, uint64 label, and as many bytes as DVID stores; none if there is no index.
 
     These are 0x80 (LZ4, no checksum), uint32 length of the message, and the message as an LZ4 block.
     """
-    if index is None:
+    if message is None:
         return _RECORD.pack(0, label)
-    message = encode_index(index)
     packed = lz4.block.compress(message, store_size=False)
-    return _RECORD.pack(_STORED.size + len(packed), label) + _STORED.pack(_LZ4, len(message)) + packed
+    return b"".join((_RECORD.pack(_STORED.size + len(packed), label), _STORED.pack(_LZ4, len(message)), packed))
 
 
 def decode_index(data: Buffer) -> LabelIndex:

@@ -21,10 +21,12 @@ from dvidfs.errors import BadRequest
 from dvidfs.types.labelmap import audit, bodies, columns, counters, index, mutate, settings
 from dvidfs.types.labelmap.bodies import is_in
 from dvidfs.types.labelmap.books import Book, mapping, totals
-from dvidfs.types.labelmap.columns import Pairs, U64s, pairs
+from dvidfs.types.labelmap.columns import Pairs, U64s
 
 PART = 1 << 20
 """More supervoxels than these are several mutations."""
+LOOK = 1 << 16
+"""Supervoxels whose blocks are read at a time."""
 _NONE = np.zeros(0, np.uint64)
 
 
@@ -132,9 +134,70 @@ def _holders(view: ReadView, wanted: Pairs) -> tuple[Pairs, U64s, U64s]:
     alone = wanted.keys[(bodies.sizes(view, wanted.keys) > 0) & ~is_in(wanted.keys, written)]
     held = Pairs(np.append(members.supervoxels[ours], alone), np.append(members.bodies[ours], alone))
     missing = np.setdiff1d(wanted.keys, held.keys)
-    strays = missing[index.sizes_of(index.counts_of(view, missing), missing) > 0]
+    strays = missing[_sizes(view, missing, _NONE) > 0]
     if len(strays):
-        for body in _bodies_of(view, strays):
-            inside = np.intersect1d(bodies.members(view, body).supervoxels, strays)
-            held = Pairs(np.append(held.keys, inside), np.append(held.values, np.full(len(inside), body, np.uint64)))
+        every = _done(audit.members(view))
+        ours = is_in(every.supervoxels, strays)
+        held = Pairs(np.append(held.keys, every.supervoxels[ours]), np.append(held.values, every.bodies[ours]))
+        written = every.written
     return held, alone, written
+
+
+def _done(telling: audit.Telling[audit.Members]) -> audit.Members:
+    while True:
+        try:
+            next(telling)
+        except StopIteration as done:
+            return done.value
+
+
+def _sizes(view: ReadView, supervoxels: U64s, alone: U64s) -> U64s:
+    """The voxels of supervoxels, ascending; those of ``alone`` are all that the body of their number has."""
+    out = bodies.sizes(view, supervoxels)
+    rest = np.flatnonzero(~is_in(supervoxels, alone))
+    for at in range(0, len(rest), LOOK):
+        some = supervoxels[rest[at : at + LOOK]]
+        out[rest[at : at + LOOK]] = index.sizes_of(index.counts_of(view, some), some)
+    return out
+
+
+# ---------------------------------------------------------------- changing it
+
+
+def run(view: WriteView, plan: Plan) -> int:
+    """Changes what has to change, as one mutation; how many supervoxels are in another body, or mapped otherwise, than before."""
+    if plan.stamp != view.stamp():
+        plan = prepare(view, plan.wanted)
+    changed = len(np.union1d(np.union1d(plan.come.keys, plan.leave.keys), np.union1d(plan.mapped.keys, plan.gone)))
+    if not changed:
+        return 0
+    number = mutate.begin(view)
+    changes = bodies.Changes(view, number, counted=False)
+    for body, supervoxels in _grouped(plan.come):
+        changes.come(body, supervoxels)
+    for body, supervoxels in _grouped(plan.leave):
+        changes.leave(body, supervoxels)
+    for body in plan.empty:
+        changes.leave(int(body), np.array([body], np.uint64))
+    changes.leave_alone(plan.gone)
+    changes.write()
+    columns.append(view, Book.MAPPING, number, plan.mapped)
+    columns.append(view, Book.TOTALS, number, plan.totals)
+    if len(plan.mapped):
+        counters.reserve(view, int(plan.mapped.values.max()))
+    if len(plan.come):
+        counters.saw(view, int(plan.come.values.max()))
+    bodies_ = len(np.unique(plan.wanted.values))
+    journal.record(view, "agglomerate", number=number, Supervoxels=len(plan.wanted), Bodies=bodies_, Changed=changed)
+    return changed
+
+
+def _grouped(found: Pairs) -> Iterator[tuple[int, U64s]]:
+    """Supervoxels by body."""
+    order = np.argsort(found.values, kind="stable")
+    keys, values = found.keys[order], found.values[order]
+    starts = np.flatnonzero(np.append(np.ones(min(len(values), 1), bool), values[1:] != values[:-1]))
+    for body, start, stop in zip(
+        values[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(keys)], strict=False
+    ):
+        yield body, keys[start:stop]

@@ -106,6 +106,13 @@ def members(view: ReadView, body: int) -> Members:
     return _kept(view, "members", body, at, lambda seen: _members(ledger.rows(seen, Book.BODY, body), body), _moved)
 
 
+def by_rows(view: ReadView, body: int) -> U64s:
+    """The supervoxels of a body by its rows alone, ascending, whether or not it has voxels: at first that of its own number."""
+    if ledger.stamp(view, Book.BODY, body) is None:
+        return np.array([body], np.uint64)
+    return members(view, body).supervoxels
+
+
 Known = TypeVar("Known", "Members", Counts)
 
 
@@ -313,7 +320,7 @@ class Changes:
 
     def found(self, body: int, supervoxels: U64s) -> None:
         """A body begins, or begins anew, with these supervoxels alone."""
-        self.leave(body, np.append(members(self._view, body).supervoxels, np.uint64(body)))
+        self.leave(body, by_rows(self._view, body))
         self.come(body, supervoxels)
 
     def leave(self, body: int, supervoxels: U64s) -> None:

@@ -138,34 +138,33 @@ def _rows(given: LabelIndex) -> Counts:
     return rows.take(rows.counts > 0)
 
 
-def messages(view: ReadView, labels: U64s) -> Iterator[LabelIndex | None]:
-    """The indices of many bodies, in that order; those of bodies that are one supervoxel are looked up together."""
+def messages(view: ReadView, labels: U64s) -> Iterator[bytes | None]:
+    """The indices of many bodies, encoded, in that order; those of bodies that are one supervoxel are made all at once."""
     each = np.unique(labels)
     single = each[bodies.without_rows(view, each) & (bodies.sizes(view, each) > 0)]
     rows = index.counts_of(view, single)
     cuts = np.searchsorted(rows.supervoxels, np.append(single, np.uint64(columns.ABSENT)))
-    place = {label: i for i, label in enumerate(single.tolist())}
+    made = labelindex.encode_singles(single, np.diff(cuts), (rows.codes, rows.supervoxels, rows.counts))
+    known = dict(zip(single.tolist(), made, strict=True))
     for label in labels.tolist():
-        at = place.get(label)
-        if at is None:
-            yield message(view, label)
-        else:
-            part = slice(cuts[at], cuts[at + 1])
-            yield LabelIndex(label, rows.codes[part], rows.supervoxels[part], rows.counts[part])
+        found = known.get(label)
+        if found is None and (told := message(view, label)) is not None:
+            found = labelindex.encode_index(told)
+        yield found
 
 
 def get_indices(view: ReadView, body: Buffer) -> Content:
     wanted = _few(body)
-    found = messages(view, wanted)
-    told = (one or LabelIndex(label) for label, one in zip(wanted.tolist(), found, strict=True))
-    return _text(labelindex.encode_indices(told), OCTETS)
+    found = zip(wanted.tolist(), messages(view, wanted), strict=True)
+    told = (labelindex.encode_index(LabelIndex(label)) if one is None else one for label, one in found)
+    return _text(labelindex.encode_list(told), OCTETS)
 
 
 def get_indices_compressed(view: ReadView, body: Buffer) -> Content:
     wanted = _few(body)
     found = zip(wanted.tolist(), messages(view, wanted), strict=True)
     parts = [labelindex.encode_record(label, one) for label, one in found]
-    return Content(parts, OCTETS, sum(map(len, parts)))
+    return _text(b"".join(parts), OCTETS)
 
 
 def _few(body: Buffer) -> U64s:

@@ -98,7 +98,8 @@ class _Edits:
     def leave_own(self, supervoxels: U64s) -> None:
         """Supervoxels leave the bodies of their own number, which hold them without a word."""
         there = [
-            bool(bodies.is_in(supervoxels[i : i + 1], self._members(n))[0]) for i, n in enumerate(supervoxels.tolist())
+            bool(bodies.is_in(supervoxels[i : i + 1], bodies.by_rows(self._child, n))[0])
+            for i, n in enumerate(supervoxels.tolist())
         ]
         own = supervoxels[np.array(there, bool)]
         self.leave(own, own)
@@ -109,7 +110,7 @@ class _Edits:
         came = {body: np.unique(np.concatenate(ids)) for body, ids in self._came.items()}
         left = {body: np.setdiff1d(np.concatenate(ids), came.get(body, _NONE)) for body, ids in self._left.items()}
         for body in recounted[recounted != _NOWHERE].tolist():
-            known = self._members(body)
+            known = bodies.by_rows(self._child, body)
             held = np.union1d(np.setdiff1d(known, left.get(body, _NONE)), came.get(body, _NONE))
             rows = index.counts_of(self._child, held)
             sizes[body] = int(rows.counts.sum(dtype=np.uint64))
@@ -124,12 +125,6 @@ class _Edits:
         changes.write()
         totals = pairs(mutate.ids(sizes), mutate.ids(sizes.values()))
         columns.append(self._child, Book.TOTALS, self._number, totals)
-
-    def _members(self, body: int) -> U64s:
-        """What a body holds by its rows, whatever its total says."""
-        if ledger.stamp(self._child, Book.BODY, body) is None:
-            return np.array([body], np.uint64)
-        return bodies.members(self._child, body).supervoxels
 
 
 def _recount_blocks(child: WriteView, parents: Sequence[ReadView], blocks: Sequence[bytes]) -> None:
