@@ -181,9 +181,9 @@ def set_index(view: WriteView, given: Sequence[tuple[int, Counts]]) -> None:
     number = begin(view)
     changes, sizes, every = bodies.Changes(view, number), dict[int, int](), list[Counts]()
     for label, rows in latest.items():
-        held, wanted = bodies.by_rows(view, label), np.unique(rows.supervoxels)
-        changes.come(label, np.setdiff1d(wanted, held))
-        changes.leave(label, np.setdiff1d(held, wanted))
+        wanted = np.unique(rows.supervoxels)
+        changes.come(label, np.setdiff1d(wanted, bodies.members(view, label).supervoxels))
+        changes.leave(label, np.setdiff1d(bodies.by_rows(view, label), wanted))
         sizes[label] = int(rows.counts.sum(dtype=np.uint64))
         every.append(rows)
     after = index.joined(every)

@@ -39,15 +39,16 @@ _NOWHERE = np.uint64(0)
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What has to change, at the state that ``stamp`` tells: rows of the index, pairs of supervoxel and body that begin
-    and that end, bodies that begin without the supervoxel of their number, bodies whose counts change, what supervoxels map to,
-    totals."""
+    """What has to change, at the state that ``stamp`` tells: rows of the index; pairs of supervoxel and body that begin
+    and that end; bodies that just lose the supervoxel of their number; bodies that begin without it; bodies whose counts change;
+    what supervoxels map to; totals."""
 
     side: str
     stamp: Any
     rows: Counts
     come: Pairs
     leave: Pairs
+    gone: U64s
     empty: U64s
     noted: U64s
     mapped: Pairs
@@ -56,10 +57,10 @@ class Plan:
     @property
     def told(self) -> dict[str, int]:
         """How much changes, by name."""
-        touched = np.concatenate((self.come.values, self.leave.values, self.noted, self.totals.keys))
+        touched = np.concatenate((self.come.values, self.leave.values, self.gone, self.noted, self.totals.keys))
         return {
             "counts": len(self.rows),
-            "supervoxels": len(np.unique(np.concatenate((self.come.keys, self.leave.keys)))),
+            "supervoxels": len(np.unique(np.concatenate((self.come.keys, self.leave.keys, self.gone)))),
             "mappings": len(self.mapped),
             "bodies": len(np.unique(touched)),
         }
@@ -101,9 +102,21 @@ def prepare(view: ReadView, side: str) -> Telling[Plan]:
     now = pairs(np.concatenate((counted.keys, gone)), np.append(counted.values, np.zeros(len(gone), np.uint64)))
     differs = totals(view).get(now.keys, 0) != now.values
     noted = np.union1d(*(who.bodies[np.isin(who.supervoxels, np.unique(rows.supervoxels))] for who in (held, wanted)))
+    only = _only(come, leave)
     own = np.sort(wanted.supervoxels[wanted.supervoxels == wanted.bodies])
     empty = np.setdiff1d(come.values, np.concatenate((held.written, own)))
-    return Plan(side, view.stamp(), rows, come, leave, empty, noted, mapped, _those(now, differs))
+    return Plan(
+        side,
+        view.stamp(),
+        rows,
+        come,
+        _those(leave, ~only),
+        leave.values[only],
+        empty,
+        noted,
+        mapped,
+        _those(now, differs),
+    )
 
 
 def _recounted(view: ReadView) -> Telling[tuple[Counts, Pairs]]:
@@ -175,6 +188,14 @@ def _moves(held: Members, there: Members, wanted: Members) -> tuple[Pairs, Pairs
     )
 
 
+def _only(come: Pairs, leave: Pairs) -> NDArray[np.bool_]:
+    """Which of the pairs that end are all that happens to their body, and are the supervoxel of its number."""
+    bodies_, first, count = np.unique(leave.values, return_index=True, return_counts=True)
+    alone = np.zeros(len(leave), bool)
+    alone[first[(count == 1) & ~np.isin(bodies_, come.values)]] = True
+    return alone & (leave.keys == leave.values)
+
+
 _PAIR = np.dtype([("body", "<u8"), ("supervoxel", "<u8")])
 
 
@@ -206,6 +227,7 @@ def run(view: WriteView, plan: Plan) -> Mapping[str, int]:
         changes.come(body, supervoxels)
     for body, supervoxels in _grouped(plan.leave):
         changes.leave(body, supervoxels)
+    changes.leave_alone(plan.gone)
     for body in plan.empty.tolist():
         changes.leave(body, mutate.ids([body]))
     for body in plan.noted.tolist():
@@ -230,9 +252,11 @@ def _done(telling: Telling[Plan]) -> Plan:
 def _grouped(found: Pairs) -> Iterator[tuple[int, U64s]]:
     """Supervoxels by body."""
     order = np.argsort(found.values, kind="stable")
-    cuts = np.flatnonzero(np.diff(found.values[order])) + 1
-    for part in np.split(order, cuts) if len(found) else ():
-        yield int(found.values[part[0]]), found.keys[part]
+    keys, values = found.keys[order], found.values[order]
+    starts = np.flatnonzero(np.append(np.ones(min(len(values), 1), bool), values[1:] != values[:-1]))
+    ends = [*starts[1:].tolist(), len(keys)]
+    for body, start, stop in zip(values[starts].tolist(), starts.tolist(), ends[: len(starts)], strict=True):
+        yield body, keys[start:stop]
 
 
 REPAIR = Repair(SIDES, prepare, run)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dvidfs.types import imageblk as images
 from dvidfs.types.base import OCTETS, PLAIN, Body, Endpoint, Param, flag
 from dvidfs.types.formats import sparsevol
-from dvidfs.types.imageblk import requests as images
 from dvidfs.types.labelmap import blocks, edits, lists, log, points, sparse, splits, windows
 from dvidfs.types.labelmap.blocks import scale_of
 from dvidfs.types.labelmap.volume import KIND
@@ -292,26 +292,7 @@ VOLUME_ROWS = (
         cached=False,
         example="metadata",
     ),
-    Endpoint(
-        "POST",
-        "extents",
-        images.post_extents,
-        "Set the extents of this version.",
-        body=Body.BYTES,
-        type="",
-        detail='The body: {"MinPoint": [0,0,0], "MaxPoint": [511,511,511]}, both corners inside.',
-        example="extents",
-    ),
-    Endpoint(
-        "POST",
-        "resolution",
-        images.post_resolution,
-        "Set the voxel size of the instance, at all versions.",
-        body=Body.BYTES,
-        type="",
-        detail="The body: [8.0, 8.0, 8.0], in the units of the voxels.",
-        example="resolution",
-    ),
+    *(row for row in images.ENDPOINTS if row.keyword in ("extents", "resolution")),
 )
 
 INDEX_ROWS = (
