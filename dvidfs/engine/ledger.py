@@ -77,16 +77,17 @@ def rows(view: ReadView, book: int, number: int, *, after: tuple[int, int] = (0,
     with view.txn.new_cursor(_LEDGER) as cursor:
         if not cursor.set_range(prefix):
             return out
-        steps: Any = cursor.iternext(keys=True, values=True)
-        for key, data in steps:
+        keys: Any = cursor.iternext(keys=True, values=False)
+        value: Any = cursor.value  # asked for only where it is wanted: the row behind may be millions of bytes
+        for key in keys:
             if not key.startswith(head):
                 break
             version = _VERSION - int.from_bytes(key[_ID : _ID + 4], "big")
             if mask[version]:
-                row = Row(version, _MUTATION - int.from_bytes(key[_ID + 4 :], "big"), data)
-                if row[:2] <= after:
+                at = version, _MUTATION - int.from_bytes(key[_ID + 4 :], "big")
+                if at <= after:
                     break
-                out.append(row)
+                out.append(Row(*at, value()))
     return out
 
 
@@ -107,17 +108,17 @@ def gather(view: ReadView, book: int, ids: NDArray[np.uint64]) -> tuple[NDArray[
     mask, of, out = view.lineage.mask, list[int](), list[bytes]()
     cursor: Any
     with view.txn.new_cursor(_LEDGER) as cursor:
-        seek, item, step = cursor.set_range, cursor.item, cursor.next
+        seek, name, value, step = cursor.set_range, cursor.key, cursor.value, cursor.next
         for i, at in enumerate(range(0, len(text), size)):
             head = text[at : at + _ID]
             alive = seek(text[at : at + size])
             while alive:
-                key, data = item()
+                key = name()
                 if not key.startswith(head):
                     break
                 if mask[_VERSION - int.from_bytes(key[_ID : _ID + 4], "big")]:
                     of.append(i)
-                    out.append(data)
+                    out.append(value())
                 alive = step()
     return np.array(of, np.int64), out
 

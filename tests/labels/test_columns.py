@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from versioned import Failed, Versions
 
-from dvidfs.engine import Engine, ReadView, WriteTxn, WriteView
+from dvidfs.engine import Engine, ReadView, WriteTxn
 from dvidfs.types.labelmap import columns
 from dvidfs.types.labelmap.columns import ABSENT, Column, Pairs, pairs
 

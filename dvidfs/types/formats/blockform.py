@@ -115,8 +115,22 @@ def _encode_gzip(block: NDArray) -> bytes:
     return igzip.compress(block, compresslevel=_GZIP_LEVEL, mtime=0)
 
 
-def _decode_gzip(payload: Buffer, _size: int) -> Bytes:
-    return _view(igzip.decompress(payload))
+def _decode_gzip(payload: Buffer, size: int) -> Bytes:
+    return _view(gunzip(payload, size))
+
+
+def gunzip(payload: Buffer, most: int) -> bytes:
+    """What a gzip stream holds. Raises ValueError (or IsalError) if it is damaged, cut off, or followed by something, or if it
+    holds more than ``most`` bytes: a few bytes of gzip may stand for gigabytes."""
+    stream = isal_zlib.decompressobj(wbits=31)
+    found = stream.decompress(payload, most + 1)
+    if len(found) > most:
+        raise ValueError(f"it holds more than {most} bytes")
+    if not stream.eof:
+        raise ValueError(f"the gzip stream ends too early, after {len(found)} bytes")
+    if stream.unused_data:
+        raise ValueError(f"{len(stream.unused_data)} bytes follow the gzip stream")
+    return found
 
 
 _SNAPPY_LITERAL = 63 << 2

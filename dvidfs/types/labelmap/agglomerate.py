@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvidfs.engine import journal, ledger
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest
 from dvidfs.types.labelmap import audit, bodies, columns, counters, index, mutate, settings
-from dvidfs.types.labelmap.bodies import is_in
+from dvidfs.types.labelmap.bodies import distinct, is_in
 from dvidfs.types.labelmap.books import Book, mapping, totals
 from dvidfs.types.labelmap.columns import Pairs, U64s
 
@@ -33,14 +34,13 @@ _NONE = np.zeros(0, np.uint64)
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What has to change at the state that ``stamp`` tells: pairs of supervoxel and body that begin and that end; bodies
-    that just lose the supervoxel of their number; bodies that begin without it; what supervoxels map to; totals."""
+    that begin without the supervoxel of their number; what supervoxels map to; totals."""
 
     wanted: Pairs
     stamp: Any
     come: Pairs
     leave: Pairs
-    gone: U64s
-    empty: U64s
+    begun: U64s
     mapped: Pairs
     totals: Pairs
 
@@ -98,24 +98,25 @@ def prepare(view: ReadView, wanted: Pairs) -> Plan:
         raise BadRequest(f"supervoxel {number} has voxels and cannot be put into body 0, the background")
     targets = wanted.values[np.searchsorted(wanted.keys, held.keys)]
     stays = held.keys[held.values == targets]
-    comes = (sizes > 0) & ~is_in(wanted.keys, np.unique(stays))
+    comes = (sizes > 0) & ~is_in(wanted.keys, np.sort(stays))
     come, come_sizes = Pairs(wanted.keys[comes], wanted.values[comes]), sizes[comes]
     leaves = held.values != targets
     leave = Pairs(held.keys[leaves], held.values[leaves])
-    delta, of = np.unique(np.concatenate((come.values, leave.values)), return_inverse=True)
+    both = np.concatenate((come.values, leave.values))
+    delta = distinct(both)
+    of = np.searchsorted(delta, both)
     now = totals(view).get(delta, 0)
     np.add.at(now, of[: len(come)], come_sizes)
     np.subtract.at(now, of[len(come) :], sizes[np.searchsorted(wanted.keys, leave.keys)])
     column = mapping(view)
     differs = column.get(wanted.keys, wanted.keys) != wanted.values
-    only = is_in(leave.values, alone) & (leave.keys == leave.values) & ~is_in(leave.values, np.unique(come.values))
-    begun = np.setdiff1d(come.values, np.concatenate((written, come.keys[come.keys == come.values])))
+    begun = distinct(come.values)
+    begun = begun[~is_in(begun, written) & ~is_in(begun, come.keys[come.keys == come.values])]
     return Plan(
         wanted,
         view.stamp(),
         come,
-        Pairs(leave.keys[~only], leave.values[~only]),
-        leave.values[only],
+        leave,
         begun[bodies.sizes(view, begun) == 0],
         Pairs(wanted.keys[differs], wanted.values[differs]),
         Pairs(delta, now),
@@ -125,15 +126,16 @@ def prepare(view: ReadView, wanted: Pairs) -> Plan:
 def _holders(view: ReadView, wanted: Pairs) -> tuple[Pairs, U64s, U64s]:
     """Which bodies hold the supervoxels now (perhaps several one of them), those of these bodies that hold just the supervoxel of
     their number and have no rows, and those of all bodies that are concerned that have rows."""
-    candidates = np.unique(np.concatenate((wanted.keys, wanted.values, mapping(view).get(wanted.keys, wanted.keys))))
-    of, rows = ledger.gather(view, Book.BODY, candidates)
+    now, lives = mapping(view).get(wanted.keys, wanted.keys), bodies.sizes(view, wanted.keys) > 0
+    candidates = distinct(np.concatenate((wanted.values, now, wanted.keys[lives])))
+    of, rows = _rows(view, candidates)
     found, place = np.unique(of, return_inverse=True)
     written = candidates[found]
     members = audit.members_in(written, place, rows)
     ours = is_in(members.supervoxels, wanted.keys)
-    alone = wanted.keys[(bodies.sizes(view, wanted.keys) > 0) & ~is_in(wanted.keys, written)]
+    alone = wanted.keys[lives & ~is_in(wanted.keys, written)]
     held = Pairs(np.append(members.supervoxels[ours], alone), np.append(members.bodies[ours], alone))
-    missing = np.setdiff1d(wanted.keys, held.keys)
+    missing = wanted.keys[~is_in(wanted.keys, np.sort(held.keys))]
     strays = missing[_sizes(view, missing, _NONE) > 0]
     if len(strays):
         every = _done(audit.members(view))
@@ -141,6 +143,11 @@ def _holders(view: ReadView, wanted: Pairs) -> tuple[Pairs, U64s, U64s]:
         held = Pairs(np.append(held.keys, every.supervoxels[ours]), np.append(held.values, every.bodies[ours]))
         written = every.written
     return held, alone, written
+
+
+def _rows(view: ReadView, ids: U64s) -> tuple[NDArray[np.int64], list[bytes]]:
+    """The rows of bodies; quickly known where nothing was ever written."""
+    return (np.zeros(0, np.int64), []) if ledger.is_empty(view, Book.BODY) else ledger.gather(view, Book.BODY, ids)
 
 
 def _done(telling: audit.Telling[audit.Members]) -> audit.Members:
@@ -168,18 +175,14 @@ def run(view: WriteView, plan: Plan) -> int:
     """Changes what has to change, as one mutation; how many supervoxels are in another body, or mapped otherwise, than before."""
     if plan.stamp != view.stamp():
         plan = prepare(view, plan.wanted)
-    changed = len(np.union1d(np.union1d(plan.come.keys, plan.leave.keys), np.union1d(plan.mapped.keys, plan.gone)))
+    changed = len(distinct(np.concatenate((plan.come.keys, plan.leave.keys, plan.mapped.keys))))
     if not changed:
         return 0
     number = mutate.begin(view)
     changes = bodies.Changes(view, number, counted=False)
-    for body, supervoxels in _grouped(plan.come):
-        changes.come(body, supervoxels)
-    for body, supervoxels in _grouped(plan.leave):
-        changes.leave(body, supervoxels)
-    for body in plan.empty:
-        changes.leave(int(body), np.array([body], np.uint64))
-    changes.leave_alone(plan.gone)
+    changes.come_each(plan.come.values, plan.come.keys)
+    changes.leave_each(plan.leave.values, plan.leave.keys)
+    changes.leave_alone(plan.begun)
     changes.write()
     columns.append(view, Book.MAPPING, number, plan.mapped)
     columns.append(view, Book.TOTALS, number, plan.totals)
@@ -187,17 +190,6 @@ def run(view: WriteView, plan: Plan) -> int:
         counters.reserve(view, int(plan.mapped.values.max()))
     if len(plan.come):
         counters.saw(view, int(plan.come.values.max()))
-    bodies_ = len(np.unique(plan.wanted.values))
-    journal.record(view, "agglomerate", number=number, Supervoxels=len(plan.wanted), Bodies=bodies_, Changed=changed)
+    named = len(distinct(plan.wanted.values))
+    journal.record(view, "agglomerate", number=number, Supervoxels=len(plan.wanted), Bodies=named, Changed=changed)
     return changed
-
-
-def _grouped(found: Pairs) -> Iterator[tuple[int, U64s]]:
-    """Supervoxels by body."""
-    order = np.argsort(found.values, kind="stable")
-    keys, values = found.keys[order], found.values[order]
-    starts = np.flatnonzero(np.append(np.ones(min(len(values), 1), bool), values[1:] != values[:-1]))
-    for body, start, stop in zip(
-        values[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(keys)], strict=False
-    ):
-        yield body, keys[start:stop]

@@ -3,7 +3,7 @@
 Decides how index and voxels are compared: for each block a sum of 64 bits is made of its supervoxels and their counts, once as
 the voxels say and once as the index says, in whatever order its rows come. Only blocks whose sums differ are looked at
 closely. Everything is streamed; what is held is 28 bytes for each block, 16 for each supervoxel and 17 for each member of a
-body, and, while these are put in order, as much again. Functions are generators that yield how far they are, and blocks
+body; with what comparing them takes, and the columns, some 250 bytes for each supervoxel. Functions are generators that yield how far they are, and blocks
 that cannot be read, and return what they found. Invariant: nothing is changed, and nothing here leans on one of the facts to
 read another.
 """
@@ -30,7 +30,7 @@ from dvidfs.types import workers
 from dvidfs.types.formats.labelindex import FURTHEST, points_of_codes
 from dvidfs.types.geometry import Point
 from dvidfs.types.labelmap import index, ingest, stored
-from dvidfs.types.labelmap.bodies import Change, is_in
+from dvidfs.types.labelmap.bodies import is_in, named_in
 from dvidfs.types.labelmap.books import Book, totals
 from dvidfs.types.labelmap.columns import Pairs, U64s
 from dvidfs.types.labelmap.index import Counts
@@ -255,15 +255,16 @@ def members(view: ReadView) -> Telling[Members]:
 
 def members_in(ids: U64s, of: NDArray[np.int64], rows: list[bytes]) -> Members:
     """The supervoxels of bodies out of their rows."""
-    changes = [Change.parse(row) for row in rows]  # newest first: the first word on a supervoxel counts
-    lengths = np.array([(len(change.came), len(change.left)) for change in changes], np.int64).reshape(-1, 2)
-    names = np.concatenate([*(part for change in changes for part in (change.came, change.left)), ids])
+    moved, lengths = named_in(rows)
+    names = np.concatenate((moved, ids))
     holders = np.concatenate((np.repeat(ids[of], lengths.sum(axis=1)), ids))
     told = np.arange(len(names)) < len(names) - len(ids)
-    there = np.append(np.repeat(np.tile([True, False], len(changes)), lengths.reshape(-1)), np.ones(len(ids), bool))
-    order = np.lexsort((np.arange(len(names)), names, holders))
+    there = np.append(np.repeat(np.tile([True, False], len(rows)), lengths.reshape(-1)), np.ones(len(ids), bool))
+    order = np.lexsort(
+        (np.arange(len(names)), names, holders)
+    )  # the first word on a supervoxel counts, its number's the last
     first = np.ones(len(order), bool)
     first[1:] = (names[order][1:] != names[order][:-1]) | (holders[order][1:] != holders[order][:-1])
     kept = order[first]
     kept = kept[there[kept]]
-    return Members(names[kept].astype(np.uint64), holders[kept], told[kept], ids)
+    return Members(names[kept], holders[kept], told[kept], ids)

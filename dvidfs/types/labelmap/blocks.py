@@ -26,6 +26,7 @@ from dvidfs.kernels import blocks as block_kernel
 from dvidfs.kernels import labels as kernel
 from dvidfs.types import workers
 from dvidfs.types.base import OCTETS, Content
+from dvidfs.types.formats.blockform import gunzip
 from dvidfs.types.formats.blockstream import read_records, records
 from dvidfs.types.geometry import (
     COORD_MAX,
@@ -49,7 +50,7 @@ from dvidfs.types.labelmap import counters, index, ingest, mutate, stored
 from dvidfs.types.labelmap.index import Counts
 from dvidfs.types.labelmap.scales import PYRAMID
 from dvidfs.types.labelmap.volume import LabelVolume
-from dvidfs.types.pyramids import marks, scales
+from dvidfs.types.pyramids import marks, scales, work
 from dvidfs.types.pyramids.blocks import Payload, put
 
 COMPRESSIONS = ("lz4", "gzip", "blocks", "uncompressed")
@@ -160,7 +161,7 @@ def unpacked(body: Buffer, compression: str, size: int) -> Buffer:
         if compression == "lz4":
             body = lz4.block.decompress(body, uncompressed_size=size)
         elif compression == "gzip":
-            body = igzip.decompress(body)
+            body = gunzip(body, size)
         elif compression:
             raise BadRequest(f'unknown compression type "{compression}": want lz4, gzip, or none at all')
     except (lz4.block.LZ4BlockError, *stored._DAMAGE) as error:
@@ -288,6 +289,8 @@ def store(view: WriteView, blocks: Incoming, *, downres: bool) -> None:
     pairs: Iterable[tuple[Point, Payload]] = zip(blocks.coords, blocks.payloads, strict=True)
     if blocks.scale:
         pairs = scales.seal(PYRAMID, view, blocks.scale, pairs)
+    elif not downres:
+        work.fix(PYRAMID, view, blocks.coords)
     written = put(view, blocks.scale, pairs)
     if downres:
         marks.mark(PYRAMID, view, written)

@@ -58,11 +58,11 @@ class Change:
     told: bool = True
     counted: bool = True
 
-    def pack(self) -> bytes:
+    def head(self, came: int, left: int) -> bytes:
+        """What stands before the supervoxels, if so many came and left."""
         user, app = self.user.encode()[:65535], self.app.encode()[:65535]
         flags = _TOLD * self.told | _COUNTED * self.counted
-        head = _HEAD.pack(self.time, len(self.came), len(self.left), len(user), len(app), flags)
-        return head + user + app + self.came.astype("<u8").tobytes() + self.left.astype("<u8").tobytes()
+        return _HEAD.pack(self.time, came, left, len(user), len(app), flags) + user + app
 
     @classmethod
     def parse(cls, row: bytes) -> Change:
@@ -71,6 +71,17 @@ class Change:
         user, app = row[at : at + u].decode(errors="replace"), row[at + u : at + u + a].decode(errors="replace")
         ids = np.frombuffer(row, "<u8", n + m, at + u + a)
         return cls(ids[:n], ids[n:], when, user, app, bool(flags & _TOLD), bool(flags & _COUNTED))
+
+
+def named_in(rows: Sequence[bytes]) -> tuple[U64s, NDArray[np.int64]]:
+    """What many rows name: row after row the supervoxels that came, then those that left; and how many of both, (n, 2)."""
+    parts, lengths = list[bytes](), list[tuple[int, int]]()
+    for row in rows:
+        _, n, m, user, app, _ = _HEAD.unpack_from(row)
+        at = _HEAD.size + user + app
+        parts.append(row[at : at + 8 * (n + m)])
+        lengths.append((n, m))
+    return np.frombuffer(b"".join(parts), "<u8"), np.array(lengths, np.int64).reshape(-1, 2)
 
 
 class Members(NamedTuple):
@@ -173,6 +184,12 @@ def _moved(view: ReadView, held: Members, rows: Sequence[ledger.Row]) -> Members
             at = np.searchsorted(supervoxels, new)
             supervoxels, since = np.insert(supervoxels, at, new), np.insert(since, at, np.uint64(row.mutation))
     return Members(supervoxels, since)
+
+
+def distinct(numbers: U64s) -> U64s:
+    """Numbers in order, each once; np.unique without further results takes forty times as long since numpy 2.3."""
+    ordered = np.sort(numbers)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
 
 
 def is_in(numbers: U64s, sorted_: U64s) -> NDArray[np.bool_]:
@@ -309,14 +326,14 @@ class Changes:
     """Changes of bodies that one mutation makes, written together."""
 
     def __init__(self, view: WriteView, mutation: int, *, told: bool = True, counted: bool = True) -> None:
-        self._view, self._mutation, self._told, self._counted = view, mutation, told, counted
-        self._came: dict[int, list[U64s]] = {}
-        self._left: dict[int, list[U64s]] = {}
-        self._gone: list[U64s] = []
+        self._view, self._mutation = view, mutation
+        self._change = Change(_NONE, _NONE, view.txn.now, view.user, view.app, told, counted)
+        self._moves: list[tuple[U64s, U64s, bool]] = []
+        self._noted: list[int] = []
 
     def come(self, body: int, supervoxels: U64s) -> None:
         """Supervoxels come to a body that is there."""
-        self._came.setdefault(body, []).append(supervoxels)
+        self._move(body, supervoxels, leave=False)
 
     def found(self, body: int, supervoxels: U64s) -> None:
         """A body begins, or begins anew, with these supervoxels alone."""
@@ -325,35 +342,53 @@ class Changes:
 
     def leave(self, body: int, supervoxels: U64s) -> None:
         """Supervoxels leave a body; one that comes in the same mutation stays."""
-        self._left.setdefault(body, []).append(supervoxels)
+        self._move(body, supervoxels, leave=True)
+
+    def come_each(self, bodies: U64s, supervoxels: U64s) -> None:
+        """Supervoxels come to bodies, each to the one beside it."""
+        self._moves.append((bodies, supervoxels, False))
+
+    def leave_each(self, bodies: U64s, supervoxels: U64s) -> None:
+        """Supervoxels leave bodies, each the one beside it."""
+        self._moves.append((bodies, supervoxels, True))
 
     def leave_alone(self, bodies: U64s) -> None:
-        """Each of many bodies loses the supervoxel of its number, and nothing else happens to it."""
-        self._gone.append(bodies)
+        """Each of many bodies loses the supervoxel of its number."""
+        self.leave_each(bodies, bodies)
 
     def note(self, body: int) -> None:
         """The body's index has changed, but not which supervoxels it holds."""
         if ledger.stamp(self._view, Book.BODY, body) is not None:
-            self.come(body, _NONE)
+            self._noted.append(body)
+
+    def _move(self, body: int, supervoxels: U64s, *, leave: bool) -> None:
+        self._noted.append(body)  # it changes, even if there are none
+        self._moves.append((np.full(len(supervoxels), body, np.uint64), supervoxels, leave))
 
     def write(self) -> None:
         """Raises nothing; writes each body once."""
-        view, rows = self._view, dict[int, bytes]()
-        for body in {*self._came, *self._left}:
-            came = np.unique(np.concatenate([_NONE, *self._came.get(body, ())]))
-            left = np.setdiff1d(np.concatenate([_NONE, *self._left.get(body, ())]), came)
-            rows[body] = self._row(came, left)
-        gone = np.concatenate([_NONE, *self._gone])
-        if len(gone):
-            head = self._row(_NONE, np.zeros(1, np.uint64))[:-8]
-            text = gone.astype("<u8").tobytes()
-            rows.update(zip(gone.tolist(), (head + text[at : at + 8] for at in range(0, len(text), 8)), strict=True))
-        if rows:
-            ids = sorted(rows)
-            numbers = np.array(ids, np.uint64)
-            ledger.append(view, Book.BODY, self._mutation, numbers, [rows[body] for body in ids])
-            ledger.append(view, Book.TOUCHED, self._mutation, np.zeros(1, np.uint64), [numbers.astype("<u8").tobytes()])
+        bodies, supervoxels, leave = self._settled()
+        ids = distinct(np.concatenate((bodies, np.array(self._noted, np.uint64))))
+        if not len(ids):
+            return
+        at = np.searchsorted(ids, bodies)
+        came, left = (np.bincount(at[leave == gone], minlength=len(ids)).tolist() for gone in (False, True))
+        text, start, rows = supervoxels.astype("<u8").tobytes(), 0, list[bytes]()
+        for n, m in zip(came, left, strict=True):
+            stop = start + 8 * (n + m)
+            rows.append(self._change.head(n, m) + text[start:stop])
+            start = stop
+        ledger.append(self._view, Book.BODY, self._mutation, ids, rows)
+        ledger.append(self._view, Book.TOUCHED, self._mutation, np.zeros(1, np.uint64), [ids.astype("<u8").tobytes()])
 
-    def _row(self, came: U64s, left: U64s) -> bytes:
-        view = self._view
-        return Change(came, left, view.txn.now, view.user, view.app, self._told, self._counted).pack()
+    def _settled(self) -> tuple[U64s, U64s, NDArray[np.bool_]]:
+        """All moves, each once: bodies, supervoxels and which of them leave, in the order of rows."""
+        bodies = np.concatenate([_NONE, *(move[0] for move in self._moves)])
+        supervoxels = np.concatenate([_NONE, *(move[1] for move in self._moves)])
+        leave = np.concatenate([np.zeros(0, bool), *(np.full(len(move[0]), move[2]) for move in self._moves)])
+        order = np.lexsort((leave, supervoxels, bodies))  # of one that comes and leaves the first word counts
+        first = np.ones(len(order), bool)
+        first[1:] = (bodies[order][1:] != bodies[order][:-1]) | (supervoxels[order][1:] != supervoxels[order][:-1])
+        order = order[first]
+        order = order[np.lexsort((supervoxels[order], leave[order], bodies[order]))]
+        return bodies[order], supervoxels[order], leave[order]

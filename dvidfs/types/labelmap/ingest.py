@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvidfs.engine import ledger
 from dvidfs.engine.versions import WriteView
@@ -28,20 +29,25 @@ def recount(view: WriteView, mutation: int, blocks: U64s, after: Counts, replace
     bodies_of, sizes = mapping(view), totals(view)
     supervoxels = np.unique(np.concatenate((after.supervoxels, replaced)))
     targets = bodies_of.get(supervoxels, supervoxels)
-    known = _perhaps_known(supervoxels, targets, replaced, sizes)
+    known = _perhaps_known(view, supervoxels, targets, replaced, sizes)
     before = index.counts_of(view, supervoxels[known])
-    here = before.take(np.isin(before.codes, blocks))
+    had = index.sizes_of(before, supervoxels)
+    targets, stray = _holders(view, supervoxels, targets, had)
+    here = before.take(np.isin(before.codes, blocks) | np.isin(before.supervoxels, supervoxels[stray]))
     rows = index.change(here, after)
     index.append(view, mutation, rows)
-    had = index.sizes_of(before, supervoxels)
     has = had - index.sizes_of(here, supervoxels) + index.sizes_of(after, supervoxels)
+    had[stray] = 0
     told = np.isin(supervoxels, rows.supervoxels) & (targets != 0)
     _move(view, mutation, supervoxels[told], targets[told], had[told], has[told], sizes)
 
 
-def _perhaps_known(supervoxels: U64s, targets: U64s, replaced: U64s, sizes: Column) -> U64s:
-    """Which supervoxels may have rows already: all but those that are their own body, and no body yet."""
+def _perhaps_known(
+    view: WriteView, supervoxels: U64s, targets: U64s, replaced: U64s, sizes: Column
+) -> NDArray[np.bool_]:
+    """Which supervoxels may have rows already: all but those that are their own body, which never was one."""
     fresh = (targets == supervoxels) & (sizes.get(supervoxels, 0) == 0)
+    fresh[fresh] = bodies.without_rows(view, supervoxels[fresh])
     return ~fresh | np.isin(supervoxels, replaced)
 
 
@@ -53,7 +59,6 @@ def _move(
         return
     changes = bodies.Changes(view, mutation, told=False)
     if (targets != supervoxels).any() or not ledger.is_empty(view, Book.BODY):
-        targets = _holders(view, supervoxels, targets, had)
         _join(view, changes, supervoxels, targets, had, has)
     touched, of = np.unique(targets, return_inverse=True)
     former = sizes.get(touched, 0)
@@ -64,17 +69,22 @@ def _move(
     columns.append(view, Book.TOTALS, mutation, pairs(touched[differs], totalled[differs]))
 
 
-def _holders(view: WriteView, supervoxels: U64s, targets: U64s, had: U64s) -> U64s:
-    """The bodies that the voxels are counted to: one that was its own body when a mapping was posted still is."""
-    targets = targets.copy()
-    for i in np.flatnonzero((targets != supervoxels) & (had > 0)).tolist():
-        number = supervoxels[i]
-        if number not in bodies.members(view, int(targets[i])).supervoxels:
-            if number in bodies.members(view, int(number)).supervoxels:
+def _holders(view: WriteView, supervoxels: U64s, targets: U64s, had: U64s) -> tuple[U64s, NDArray[np.bool_]]:
+    """The bodies that the voxels are counted to, and which supervoxels are in none: what their rows still say was given up.
+
+    A supervoxel that was its own body when a mapping was posted still is.
+    """
+    targets, stray = targets.copy(), np.zeros(len(supervoxels), bool)
+    asked = np.flatnonzero(had > 0)
+    changed = (targets[asked] != supervoxels[asked]) | ~bodies.without_rows(view, supervoxels[asked])
+    for i in asked[changed].tolist():
+        number, one = int(supervoxels[i]), supervoxels[i : i + 1]
+        if not bodies.is_in(one, bodies.members(view, int(targets[i])).supervoxels)[0]:
+            if bodies.is_in(one, bodies.members(view, number).supervoxels)[0]:
                 targets[i] = number
             else:
-                had[i] = 0  # it comes with all of its voxels
-    return targets
+                stray[i] = True
+    return targets, stray
 
 
 def _join(view: WriteView, changes: bodies.Changes, supervoxels: U64s, targets: U64s, had: U64s, has: U64s) -> None:

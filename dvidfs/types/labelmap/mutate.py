@@ -164,9 +164,16 @@ def set_mappings(view: WriteView, supervoxels: U64s, targets: U64s) -> None:
     """Supervoxels map to bodies from now on; the index stays as it is. What is said of 0 is kept, but the background stays 0."""
     if not len(supervoxels):
         return
+    _refuse_above(supervoxels, counters.MOST, "supervoxel")
+    _refuse_above(targets, counters.MAX_LABEL, "body")
     number = begin(view)
     columns.append(view, Book.MAPPING, number, pairs(supervoxels, targets))
     counters.reserve(view, int(targets.max()))
+
+
+def _refuse_above(labels: U64s, most: int, what: str) -> None:
+    if len(labels) and int(labels.max()) > most:
+        raise BadRequest(f"{what} {labels.max()} cannot be: want {most} at most")
 
 
 def set_index(view: WriteView, given: Sequence[tuple[int, Counts]]) -> None:
@@ -178,6 +185,8 @@ def set_index(view: WriteView, given: Sequence[tuple[int, Counts]]) -> None:
     for label in latest:
         if label == 0:
             raise BadRequest("there is no index for protected label 0")
+    for label, rows in latest.items():
+        _refuse_above(rows.supervoxels, counters.MOST, f"the index of {label} names a supervoxel that cannot be:")
     number = begin(view)
     changes, sizes, every = bodies.Changes(view, number), dict[int, int](), list[Counts]()
     for label, rows in latest.items():

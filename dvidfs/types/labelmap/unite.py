@@ -2,8 +2,8 @@
 
 Where only one parent changed something, that counts, without anything being written: its rows are the newest that the child
 sees. Of what several said of a supervoxel, words that another parent knew of and overrode do not count; if bodies differ then, it
-is a conflict: the first parent's word is written into the child, and the conflict is listed. Membership follows the mapping where that
-was in conflict, and else in the same way. Bodies that several parents changed, and those that their supervoxels went to,
+is a conflict: the first parent's word is written into the child, and the conflict is listed. Membership follows the mapping where a parent
+spoke of that, and else in the same way. Bodies that several parents changed, and those that their supervoxels went to,
 are counted anew. The cost is that of what the parents changed. Invariant: in the child no supervoxel lies in two bodies unless it did
 in a parent, and one without voxels lies in none.
 """
@@ -63,7 +63,8 @@ def _settle(child: WriteView, parents: Sequence[ReadView]) -> list[str]:
     number = mutate.begin(child)
     columns.append(child, Book.MAPPING, number, pairs(mapped.keys, mapped.values))
     held = _standing([_meant(*both) for both in zip(moves, parents, strict=True)], parents)
-    now = _holders(child, moves, held, mapped)
+    spoken = np.unique(np.concatenate([_NONE, *(told.keys for told in said)]))
+    now = _holders(child, moves, held, spoken)
     edits = _Edits(child, number)
     again = [several, now.values[np.isin(now.keys, several)]]
     for side, found in zip(sides, moves, strict=True):
@@ -74,7 +75,6 @@ def _settle(child: WriteView, parents: Sequence[ReadView]) -> list[str]:
         again += [found.values[wrong], holders[wrong], _heirs(child, side, found, several)]
     edits.leave_own(now.keys[(now.keys != now.values) & np.isin(now.keys, several)])
     edits.write(np.unique(np.concatenate(again)))
-    spoken = np.unique(np.concatenate([_NONE, *(told.keys for told in said)]))
     unspoken = np.setdiff1d(_torn([found.take(found.values != _NOWHERE) for found in held]).keys, spoken)
     return [str(number) for number in np.union1d(mapped.keys, unspoken).tolist()]
 
@@ -231,10 +231,11 @@ def _meant(found: Words, parent: ReadView) -> Words:
     return found.take(~np.isin(found.keys, empty))
 
 
-def _holders(child: WriteView, moves: Sequence[Words], held: Sequence[Words], mapped: Words) -> Words:
-    """The body that each supervoxel which versions moved lies in now; 0: in none. ``held``: the words on that which count."""
+def _holders(child: WriteView, moves: Sequence[Words], held: Sequence[Words], mapped: U64s) -> Words:
+    """The body that each supervoxel which versions moved lies in now; 0: in none. ``held``: the words on that which count;
+    ``mapped``: supervoxels that a parent mapped, which lie where they are mapped to."""
     keys = np.unique(np.concatenate([_NONE, *(found.keys for found in moves)]))
-    holders, open_ = mapping(child).get(keys, keys), ~np.isin(keys, mapped.keys)
+    holders, open_ = mapping(child).get(keys, keys), ~np.isin(keys, mapped)
     told = np.zeros(len(keys), bool)
     for found in reversed(held):  # the first parent has the last word
         at = np.searchsorted(keys, found.keys)

@@ -10,7 +10,7 @@ Invariant: a scale can be read once all of its blocks have been made, and from t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -22,10 +22,10 @@ from dvidfs.engine.store import ReadTxn, WriteTxn
 from dvidfs.engine.values import Entry, Prepared
 from dvidfs.engine.versions import ReadView, WriteView
 from dvidfs.errors import BadRequest, Busy, DvidfsError, Locked
-from dvidfs.types.geometry import Box
+from dvidfs.types.geometry import Box, Point
 from dvidfs.types.pyramids import rows
 from dvidfs.types.pyramids.level import Level
-from dvidfs.types.pyramids.marks import add_job, job_args, jobs_of
+from dvidfs.types.pyramids.marks import above, add_job, job_args, jobs_of
 from dvidfs.types.pyramids.pyramid import Pyramid
 from dvidfs.types.pyramids.scales import MOST, Levels, extents_at, levels, sealed, set_levels
 
@@ -151,6 +151,19 @@ def _store(
     wanted = told.union(Levels(ends, ends))
     if wanted != told and not pyramid.setting:
         set_levels(view, wanted)
+
+
+def fix(pyramid: Pyramid, view: WriteView, coords: Collection[Point]) -> None:
+    """Make what is marked above blocks (x, y, z) of scale 0 now: they are about to be written, and scales shall stay as they were."""
+    here: Collection[Point] = coords
+    for scale in range(1, levels(pyramid, view).marked + 1):
+        here = above(here)
+        level = Level(view, scale, pyramid)
+        wanted = sorted(level.key(coord) for coord in here)
+        marked = [enc for enc in level.wrong(wanted) if level.is_there(enc)]
+        for (enc, payload), part in zip(level.make(marked), level.parts(marked), strict=True):
+            row = sealed(view, payload or b"", part)
+            view.fill(Family.BLOCK, enc, Prepared(row, len(row)))
 
 
 # ---------------------------------------------------------------- building
