@@ -309,6 +309,24 @@ def test_bodies_are_what_was_written(engine: Engine, steps: list[tuple[str, int]
         np.testing.assert_array_equal(fresh.voxels, state.voxels)
 
 
+def test_a_supervoxel_without_voxels_can_be_cleaved_and_lies_in_no_body(engine: Engine):
+    """Clients may not have seen yet that it lost the last of them; its mapping is still there."""
+    work = Work(engine)
+    root = next(iter(work.states))
+    a, b, *_ = FRAME.places()
+    for place, label in ((a, 1), (b, 2)):
+        stack = np.full((1, *FRAME.block_shape), label, np.uint64)
+        work.versions.write(root, lambda view, p=place, s=stack: blocks.write_blocks(view, [p], s, "mutate"))
+    work.versions.write(root, lambda view: mutate.merge(view, 1, [2]))
+    stack = np.full((1, *FRAME.block_shape), 3, np.uint64)
+    work.versions.write(root, lambda view: blocks.write_blocks(view, [b], stack, "mutate"))
+    work.versions.write(root, lambda view: mutate.cleave(view, 1, [2], 9))
+    state = work.versions.read(root, state_of)
+    assert (state.members, state.mapping) == ({1: 1, 3: 3}, {2: 9, 9: 0})
+    assert work.versions.read(root, lambda view: bodies.members(view, 9)).supervoxels.tolist() == []
+    assert work.versions.read(root, lambda view: bodies.size(view, 1)) == 4096
+
+
 def test_an_administrator_who_writes_history_is_seen_below(engine: Engine):
     work, chance = Work(engine), random.Random(3)
     root = next(iter(work.states))

@@ -393,6 +393,14 @@ def test_labels_that_are_not_mapped_are_checked_and_repaired_too(engine: Engine,
     assert seg.check() == ([], [])
 
 
+def test_a_label_that_a_labelvol_left_out_of_blocks_is_a_difference(engine: Engine):
+    seg = Segmentation(engine, "labelblk")
+    seg.put({(0, 0, 0): halves(1, 2)})
+    seg.write(lambda view: (change_index(view, 1, (0, 0, 0), 0), change_total(view, 1, 0)))
+    line = "block 0_0_0 holds 2048 voxels of supervoxel 1, but the index counts 0"
+    assert seg.check() == ([], [line])
+
+
 def test_a_labelmap_without_index_has_none_to_be_checked(engine: Engine):
     seg = Segmentation(engine)
     seg.write(lambda view: blocks_without_index(view))

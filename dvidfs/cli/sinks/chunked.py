@@ -1,7 +1,7 @@
 """Exports to chunks with all scales: OME-Zarr (Zarr 3 or 2), N5, neuroglancer precomputed, in shards or not, on disk or at a URL.
 
 Decides the order of work: scale after scale, each a row of parts that are written once, so that one that was stopped goes on with the part it was at.
-A coarser scale is the stored one if the volume has it, else the mean of what was written of the finer one. How a format
+A coarser scale is the stored one if the volume has it, else made of what was written of the finer one, as the voxel type says. How a format
 describes its arrays is :mod:`~dvidfs.cli.sinks.layouts`. Invariant: parts of which nothing is stored are not written, readers take
 them as 0.
 """
@@ -179,7 +179,7 @@ class ChunkSink:
         return Selection(view, source, self.shapes[number], source.open(view, scale))
 
     def _halved(self, number: int, box: Box) -> NDArray | None:
-        """Means of what was written of the finer scale; voxels around the selection do not count."""
+        """What was written of the finer scale, halved; voxels around the selection do not count."""
         finer = self.shapes[number - 1].extents
         whole = Box(_twice(box.offset), _twice(box.size))
         inside = whole.intersect(finer)
@@ -198,7 +198,7 @@ class ChunkSink:
             read = padded
         low, high = [part.start for part in room], [part.stop for part in room]
         means.trim(read, (low[0], low[1], low[2]), (high[0], high[1], high[2]))
-        return means.halve(np.ascontiguousarray(read))
+        return self.selection.kind.halve(np.ascontiguousarray(read))
 
 
 def _twice(point: Point) -> Point:

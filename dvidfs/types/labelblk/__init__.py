@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from dvidfs.engine.graph import Instance
@@ -19,7 +20,7 @@ from dvidfs.types.imageblk import settings as images
 from dvidfs.types.labelarray import LABELS_AT
 from dvidfs.types.labelarray.rows import fixed, row, rows
 from dvidfs.types.labelblk import followers, voxels
-from dvidfs.types.labelmap import LABELMAP, edits, files, settings
+from dvidfs.types.labelmap import LABELMAP, check, edits, files, settings
 from dvidfs.types.labelmap.tables import STREAM, THROTTLE
 from dvidfs.types.labelmap.volume import KIND as LABELS
 from dvidfs.types.volumes.tree import file_endpoints, volume_tree
@@ -87,7 +88,8 @@ LABELBLK = DataType(
     info_method="GET",
     check=images.check,
     refused_compressions=frozenset({"jpeg"}),
-    verify=LABELMAP.verify,
+    verify=partial(check.verify, left_out=True),
+    repair=LABELMAP.repair,
     warm=LABELMAP.warm,
     merged=LABELMAP.merged,
     volumes=(SOURCE,),

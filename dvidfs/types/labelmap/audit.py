@@ -30,7 +30,7 @@ from dvidfs.types import workers
 from dvidfs.types.formats.labelindex import FURTHEST, points_of_codes
 from dvidfs.types.geometry import Point
 from dvidfs.types.labelmap import index, ingest, stored
-from dvidfs.types.labelmap.bodies import is_in, named_in
+from dvidfs.types.labelmap.bodies import distinct, is_in, named_in
 from dvidfs.types.labelmap.books import Book, totals
 from dvidfs.types.labelmap.columns import Pairs, U64s
 from dvidfs.types.labelmap.index import Counts
@@ -114,7 +114,7 @@ def voxels(view: ReadView) -> Telling[Sums]:
         np.concatenate(sums),
         blank,
         blank.astype(np.uint32),
-        np.unique(np.array(unknown, np.uint64)),
+        distinct(np.array(unknown, np.uint64)),
     )
 
 
@@ -186,7 +186,7 @@ def sizes(view: ReadView, sums: Sums | None = None) -> Telling[tuple[Pairs, Coun
     names, counts, strays, done = [_NONE], [_NONE], list[Counts](), 0
     for part in ledger.sweep(view, Book.SUPERVOXEL):
         rows = index.counts_in(*part)
-        found = np.unique(rows.supervoxels)
+        found = distinct(rows.supervoxels)
         names.append(found)
         counts.append(index.sizes_of(rows, found))
         if sums is not None:

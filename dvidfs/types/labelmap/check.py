@@ -31,12 +31,15 @@ CLOSELY = 1000
 EXAMPLES = 3
 
 
-def verify(view: ReadView) -> Iterator[Told]:
-    """All that does not agree at this version, a line each; and how far the check is."""
+def verify(view: ReadView, *, left_out: bool = False) -> Iterator[Told]:
+    """All that does not agree at this version, a line each; and how far the check is.
+
+    ``left_out``: clients may have a label left out of the index of a block, so that is no damage.
+    """
     sums = yield from audit.voxels(view)
     if view.instance.settings["IndexedLabels"]:
         sizes, strays = yield from audit.sizes(view, sums)
-        yield from _blocks(view, sums, strays)
+        yield from _blocks(view, sums, strays, left_out=left_out)
         held = yield from audit.members(view)
         yield from _bodies(view, sizes, held)
     yield from pyramids.check(PYRAMID, view)
@@ -45,7 +48,7 @@ def verify(view: ReadView) -> Iterator[Told]:
 # ---------------------------------------------------------------- blocks
 
 
-def _blocks(view: ReadView, sums: Sums, strays: Counts) -> Telling[None]:
+def _blocks(view: ReadView, sums: Sums, strays: Counts, *, left_out: bool) -> Telling[None]:
     """Where voxels and index differ."""
     uncounted, differing = sums.uncounted, sums.differing
     if len(uncounted):
@@ -59,16 +62,17 @@ def _blocks(view: ReadView, sums: Sums, strays: Counts) -> Telling[None]:
         yield f"{block} is not stored, but the index counts {count} voxels of supervoxel {supervoxel} there"
     if len(differing):
         before, after = yield from audit.closely(view, differing[:CLOSELY])
-        yield from _counts(before, after)
+        yield from _counts(before, after, left_out=left_out)
     if len(differing) > CLOSELY:
         yield f"{len(differing) - CLOSELY} further blocks hold other voxels than the index counts"
 
 
-def _counts(before: Counts, after: Counts) -> Iterator[str]:
+def _counts(before: Counts, after: Counts, *, left_out: bool) -> Iterator[str]:
     said = {(supervoxel, block): count for supervoxel, block, count in _rows(before)}
     for supervoxel, block, count in _rows(change(before, after)):
         told = said.get((supervoxel, block), 0)
-        yield f"{block} holds {count} voxels of supervoxel {supervoxel}, but the index counts {told}"
+        text = f"{block} holds {count} voxels of supervoxel {supervoxel}, but the index counts {told}"
+        yield Difference(text) if left_out and not told else text
 
 
 def _rows(rows: Counts) -> Iterator[tuple[int, str, int]]:

@@ -101,14 +101,16 @@ def check_cleave(view: WriteView, body: int, supervoxels: Sequence[int]) -> U64s
 
 
 def cleave(view: WriteView, body: int, supervoxels: Sequence[int], label: int) -> int:
-    """Supervoxels of a body become the body ``label``; the mutation's number."""
+    """Supervoxels of a body become the body ``label``; the mutation's number. Those that are only mapped to the body, and have no
+    voxels in it, are mapped to the other and lie in neither."""
     wanted = check_cleave(view, body, supervoxels)
     number = begin(view)
-    size = int(index.counts_of(view, wanted).counts.sum(dtype=np.uint64))
+    moved = wanted[bodies.is_in(wanted, bodies.members(view, body).supervoxels)]
+    size = int(index.counts_of(view, moved).counts.sum(dtype=np.uint64))
     remain = bodies.size(view, body) - size
     changes = bodies.Changes(view, number, counted=False)
-    changes.leave(body, wanted)
-    changes.found(label, wanted)
+    changes.leave(body, moved)
+    changes.found(label, moved)
     changes.write()
     _map(view, number, wanted, label)
     _set_totals(view, number, {body: remain, label: size})
@@ -185,8 +187,9 @@ def set_index(view: WriteView, given: Sequence[tuple[int, Counts]]) -> None:
     for label in latest:
         if label == 0:
             raise BadRequest("there is no index for protected label 0")
-    for label, rows in latest.items():
-        _refuse_above(rows.supervoxels, counters.MOST, f"the index of {label} names a supervoxel that cannot be:")
+    _refuse_above(ids(latest), counters.MOST, "label")
+    for rows in latest.values():
+        _refuse_above(rows.supervoxels, counters.MOST, "supervoxel")
     number = begin(view)
     changes, sizes, every = bodies.Changes(view, number), dict[int, int](), list[Counts]()
     for label, rows in latest.items():

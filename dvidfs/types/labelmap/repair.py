@@ -2,14 +2,15 @@
 
 Decides what follows from each side (:data:`SIDES`); totals always follow. What has to change is worked out of a snapshot, outside
 the write lane; the one mutation that changes it looks whether the instance is still as it was, else it is worked out again.
-So readers see all of a repair or nothing of it, and voxels are never changed. A supervoxel that two bodies claim goes to the one that it is
-mapped to, or else to the smallest. Memory is that of :mod:`~dvidfs.types.labelmap.audit`, and up to 1 KB for each
-supervoxel that changes, which is also what one transaction then holds: a million of them take the write lane some 10 s. Invariant: afterwards ``dvidfs check`` finds nothing that the side could settle.
+So readers see all of a repair or nothing of it, and voxels are never changed. A supervoxel that two bodies claim goes to the
+one that it is mapped to, or else to the smallest. Memory is that of :mod:`~dvidfs.types.labelmap.audit`, and up to 1 KB for
+each supervoxel that changes; a million of them take the write lane some 10 s. Invariant: afterwards ``dvidfs check`` finds
+nothing that the side could settle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from dvidfs.errors import BadRequest, Corrupt
 from dvidfs.types.base import Repair
 from dvidfs.types.labelmap import audit, bodies, columns, counters, index, mutate, settings
 from dvidfs.types.labelmap.audit import Members, Telling
-from dvidfs.types.labelmap.bodies import is_in
+from dvidfs.types.labelmap.bodies import distinct, is_in
 from dvidfs.types.labelmap.books import Book, mapping, totals
 from dvidfs.types.labelmap.check import summed
 from dvidfs.types.labelmap.columns import NO_PAIRS, Pairs, U64s, pairs
@@ -40,15 +41,14 @@ _NOWHERE = np.uint64(0)
 @dataclass(frozen=True, eq=False)
 class Plan:
     """What has to change, at the state that ``stamp`` tells: rows of the index; pairs of supervoxel and body that begin
-    and that end; bodies that just lose the supervoxel of their number; bodies that begin without it; bodies whose counts change;
-    what supervoxels map to; totals."""
+    and that end; bodies that begin without the supervoxel of their number; bodies whose counts change; what supervoxels map to;
+    totals."""
 
     side: str
     stamp: Any
     rows: Counts
     come: Pairs
     leave: Pairs
-    gone: U64s
     empty: U64s
     noted: U64s
     mapped: Pairs
@@ -57,12 +57,12 @@ class Plan:
     @property
     def told(self) -> dict[str, int]:
         """How much changes, by name."""
-        touched = np.concatenate((self.come.values, self.leave.values, self.gone, self.noted, self.totals.keys))
+        touched = np.concatenate((self.come.values, self.leave.values, self.noted, self.totals.keys))
         return {
             "counts": len(self.rows),
-            "supervoxels": len(np.unique(np.concatenate((self.come.keys, self.leave.keys, self.gone)))),
+            "supervoxels": len(distinct(np.concatenate((self.come.keys, self.leave.keys)))),
             "mappings": len(self.mapped),
-            "bodies": len(np.unique(touched)),
+            "bodies": len(distinct(touched)),
         }
 
 
@@ -101,33 +101,21 @@ def prepare(view: ReadView, side: str) -> Telling[Plan]:
     gone = said.keys[(said.values > 0) & ~is_in(said.keys, counted.keys)]
     now = pairs(np.concatenate((counted.keys, gone)), np.append(counted.values, np.zeros(len(gone), np.uint64)))
     differs = totals(view).get(now.keys, 0) != now.values
-    noted = np.union1d(*(who.bodies[np.isin(who.supervoxels, np.unique(rows.supervoxels))] for who in (held, wanted)))
-    only = _only(come, leave)
-    own = np.sort(wanted.supervoxels[wanted.supervoxels == wanted.bodies])
+    noted = np.union1d(*(who.bodies[np.isin(who.supervoxels, distinct(rows.supervoxels))] for who in (held, wanted)))
+    own = wanted.bodies[wanted.supervoxels == wanted.bodies]
     empty = np.setdiff1d(come.values, np.concatenate((held.written, own)))
-    return Plan(
-        side,
-        view.stamp(),
-        rows,
-        come,
-        _those(leave, ~only),
-        leave.values[only],
-        empty,
-        noted,
-        mapped,
-        _those(now, differs),
-    )
+    return Plan(side, view.stamp(), rows, come, leave, empty, noted, mapped, _those(now, differs))
 
 
 def _recounted(view: ReadView) -> Telling[tuple[Counts, Pairs]]:
     """The rows that the index needs, and the voxels of each supervoxel then."""
     sums = yield from _readable(audit.voxels(view))
     sizes, strays = yield from audit.sizes(view, sums)
-    wrong = np.unique(np.concatenate((sums.differing, sums.uncounted, strays.codes)))
+    wrong = distinct(np.concatenate((sums.differing, sums.uncounted, strays.codes)))
     if not len(wrong):
         return NO_COUNTS, sizes
     before, after = yield from audit.closely(view, wrong)
-    every = np.unique(np.concatenate((sizes.keys, after.supervoxels)))
+    every = distinct(np.concatenate((sizes.keys, after.supervoxels)))
     new = np.zeros(len(every), np.uint64)
     new[np.searchsorted(every, sizes.keys)] = sizes.values
     new += index.sizes_of(after, every) - index.sizes_of(before, every)  # unsigned numbers wrap around and come back
@@ -188,14 +176,6 @@ def _moves(held: Members, there: Members, wanted: Members) -> tuple[Pairs, Pairs
     )
 
 
-def _only(come: Pairs, leave: Pairs) -> NDArray[np.bool_]:
-    """Which of the pairs that end are all that happens to their body, and are the supervoxel of its number."""
-    bodies_, first, count = np.unique(leave.values, return_index=True, return_counts=True)
-    alone = np.zeros(len(leave), bool)
-    alone[first[(count == 1) & ~np.isin(bodies_, come.values)]] = True
-    return alone & (leave.keys == leave.values)
-
-
 _PAIR = np.dtype([("body", "<u8"), ("supervoxel", "<u8")])
 
 
@@ -223,13 +203,9 @@ def run(view: WriteView, plan: Plan) -> Mapping[str, int]:
     number = mutate.begin(view)
     index.append(view, number, plan.rows)
     changes = bodies.Changes(view, number)
-    for body, supervoxels in _grouped(plan.come):
-        changes.come(body, supervoxels)
-    for body, supervoxels in _grouped(plan.leave):
-        changes.leave(body, supervoxels)
-    changes.leave_alone(plan.gone)
-    for body in plan.empty.tolist():
-        changes.leave(body, mutate.ids([body]))
+    changes.come_each(plan.come.values, plan.come.keys)
+    changes.leave_each(plan.leave.values, plan.leave.keys)
+    changes.leave_alone(plan.empty)
     for body in plan.noted.tolist():
         changes.note(body)
     changes.write()
@@ -247,16 +223,6 @@ def _done(telling: Telling[Plan]) -> Plan:
             next(telling)
         except StopIteration as done:
             return done.value
-
-
-def _grouped(found: Pairs) -> Iterator[tuple[int, U64s]]:
-    """Supervoxels by body."""
-    order = np.argsort(found.values, kind="stable")
-    keys, values = found.keys[order], found.values[order]
-    starts = np.flatnonzero(np.append(np.ones(min(len(values), 1), bool), values[1:] != values[:-1]))
-    ends = [*starts[1:].tolist(), len(keys)]
-    for body, start, stop in zip(values[starts].tolist(), starts.tolist(), ends[: len(starts)], strict=True):
-        yield body, keys[start:stop]
 
 
 REPAIR = Repair(SIDES, prepare, run)
