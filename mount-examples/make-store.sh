@@ -1,15 +1,17 @@
 #!/bin/sh
-# Makes the store that all examples look at: electron microscopy and some notes, in versions that part and meet again.
+# Makes the store that all examples look at: electron microscopy, its segmentation and some notes, in versions that part and meet again.
 #   mount-examples/make-store.sh STORE
 . "$(dirname "$0")/common.sh"
 STORE=${1:?say where the store shall be made: make-store.sh STORE}
-DATA=$(dirname "$0")/data/grayscale
+DATA=$(dirname "$0")/data
 PATH=$(dirname "$0")/../.venv/bin:$PATH
 
 show 'dvidfs init $STORE'
 show 'dvidfs repo new $STORE --alias medulla'
-show 'dvidfs import $STORE $DATA --repo medulla --instance grayscale --voxel-size 10,10,10'
+show 'dvidfs import $STORE $DATA/grayscale --repo medulla --instance grayscale --voxel-size 10,10,10'
 show 'dvidfs pyramid $STORE medulla:master grayscale --scales 2'
+show 'dvidfs import $STORE $DATA/segmentation/supervoxels.nii.gz --repo medulla --instance segmentation --type labelmap --offset 0,0,0'
+show 'dvidfs mappings $STORE medulla:master segmentation $DATA/segmentation/bodies.csv'
 show 'dvidfs instance new $STORE medulla:master keyvalue notes'
 show 'echo "traced by hand, 3 gaps left" | dvidfs key put $STORE medulla:master notes Mi1-home'
 show 'echo "not looked at yet"           | dvidfs key put $STORE medulla:master notes Tm3-home'

@@ -120,6 +120,16 @@ class Chromium:
         result = (await self.send("Runtime.evaluate", expression=expression, returnByValue=True))["result"]
         return result.get("value", result.get("description"))
 
+    async def double_click(self, x: float, y: float) -> None:
+        """Move the mouse to a place and click there twice."""
+        await self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        await self.settled()  # what lies under the mouse is found while the page is drawn
+        for count in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                await self.send(
+                    "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=count
+                )
+
     async def until(self, expression: str, seconds: float = 60) -> bool:
         """Ask again and again until an expression of the page is true; False if it never was."""
         try:

@@ -1,7 +1,7 @@
 """Look at a volume with neuroglancer and ImageJ, and compare what they show with the voxels.
 
-Decides what is looked at (micrographs of mount-examples, volumes of each type that ImageJ knows) and what counts as shown; how the browser
-and ImageJ are driven stands in ``chromium.py`` and ``imagej.py``. Invariant: servers, mounts and browsers are gone at the end.
+Decides what is looked at (micrographs of mount-examples, volumes of each type that ImageJ knows) and what counts as shown; segmentation is
+``segments.py``. How the browser and ImageJ are driven stands in ``pages.py``, ``chromium.py`` and ``imagej.py``. Invariant: servers, mounts and browsers are gone at the end.
 
 Exit status: 0 all is shown as it is; 1 something differs.
 """
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import collections
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,30 +20,20 @@ from urllib.parse import urlsplit
 import live
 import neuroglancer
 import numpy as np
-from chromium import Chromium
 from imagej import look_at
-from numpy.typing import NDArray
+from pages import FOREIGN, likeness, opened, requests_in, served
 from PIL import Image
+from segments import make_segmentation, show_segments
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "mount-examples" / "data" / "grayscale"
 PICTURES = ROOT / "docs" / "pictures"
-SIZE = 640, 480
-"""The page, in pixels."""
 SLICE = 32
 VISIBLE = 200
 """So many voxels along each side of the middle of a slice must be on the page, one pixel each."""
 ALIKE = 0.95
 """Correlation between page and voxels: JPEG and the shader's rounding leave more than this."""
 SHOWN_IN_DOCS = ("dvid", "precomputed")
-FOREIGN = "neuroglancer.example"
-"""A host name that the browser takes for this machine, and our server for a stranger."""
-
-LAYERS = "(typeof viewer === 'undefined' ? [] : viewer.layerManager.managedLayers)"
-READY = f"({LAYERS}.length > 0 && viewer.isReady() && {LAYERS}.every(layer => layer.isReady()))"
-ERRORS = f"""{LAYERS}.flatMap(managed => (managed.layer ? managed.layer.dataSources : [])
-    .map(source => source.loadState && source.loadState.error && source.loadState.error.message))
-    .filter(Boolean).join('; ')"""
 
 
 @dataclass(frozen=True)
@@ -89,37 +77,6 @@ def open_viewer(source: str) -> neuroglancer.Viewer:
     return viewer
 
 
-async def see(url: str) -> tuple[NDArray[np.uint8], str]:
-    """What the page shows when all is loaded or an error is told, and the error."""
-    async with Chromium(*SIZE, stands_for={FOREIGN: "127.0.0.1"}) as browser:
-        await browser.open(url)
-        is_ready = await browser.until(f"{READY} || {ERRORS} !== ''", 60)
-        said = await browser.evaluate(ERRORS)
-        if is_ready:
-            await browser.settled()
-        return await browser.picture(), said or ("" if is_ready else "not ready")
-
-
-def likeness(page: NDArray[np.uint8], wanted: NDArray[np.uint8]) -> float:
-    """Where on the page `wanted` fits best: the correlation there."""
-    gray, mask = page.mean(axis=2), wanted - wanted.mean()
-    padded = np.zeros(gray.shape)
-    padded[: mask.shape[0], : mask.shape[1]] = mask
-    fits = np.fft.irfft2(np.fft.rfft2(gray) * np.conj(np.fft.rfft2(padded)), gray.shape)
-    y, x = np.unravel_index(np.argmax(fits), fits.shape)
-    window = gray[y : y + mask.shape[0], x : x + mask.shape[1]]
-    if window.shape != mask.shape or not window.std():
-        return 0.0
-    return float(np.corrcoef(window.ravel(), mask.ravel())[0, 1])
-
-
-def requests_in(log: Path, start: int) -> str:
-    """How many requests of each method and status a log has from a place on."""
-    lines = [line.split() for line in log.read_text()[start:].splitlines()]
-    counts = collections.Counter(f"{words[1]} {words[-4]}" for words in lines)
-    return ", ".join(f"{count} x {what}" for what, count in sorted(counts.items()))
-
-
 async def show_all(folder: Path, store: Path, uuid: str, pictures: Path | None) -> list[bool]:
     """Every row of :data:`SHOWS`: is it shown as it should be?"""
     neuroglancer.set_server_bind_address("127.0.0.1")
@@ -129,23 +86,17 @@ async def show_all(folder: Path, store: Path, uuid: str, pictures: Path | None) 
     port = urlsplit(str(neuroglancer.Viewer())).port
     agree = []
     for show in SHOWS:
-        log = folder / "requests.log"
-        log.write_text("")
         cors = ["--cors", f"http://{FOREIGN}:{port}"] if show.page == FOREIGN and show.expected else []
-        with live.Server(store, "--request-log", log, *cors, log=folder / "server.log") as server:
-            at = server.url.removeprefix("http://")
-            os.environ["DVID_CREDENTIALS"] = f"{server.url}=none"  # the viewer of the Python package asks for some
+        with served(store, folder, *cors) as (at, log):
             viewer = open_viewer(show.source.format(at=at, uuid=uuid))
-            url = str(viewer).replace("127.0.0.1", show.page)
-            page, said = await see(url)
-        found = likeness(page, wanted)
-        shown = found > ALIKE and not said
-        agree.append(shown == show.expected)
+            async with opened(str(viewer).replace("127.0.0.1", show.page)) as shown:
+                page, said = await shown.picture(), shown.said
+        found = likeness(page.mean(axis=2), wanted)
+        is_shown = found > ALIKE and not said
+        agree.append(is_shown == show.expected)
         mark = "ok" if agree[-1] else "FAIL"
-        print(
-            f"{mark:5}neuroglancer, {show.name}: correlation {found:.3f}; {requests_in(log, 0)}; {said or 'no error'}"
-        )
-        if pictures and shown and show.name in SHOWN_IN_DOCS:
+        print(f"{mark:5}neuroglancer, {show.name}: correlation {found:.3f}; {requests_in(log)}; {said or 'no error'}")
+        if pictures and is_shown and show.name in SHOWN_IN_DOCS:
             Image.fromarray(page).quantize(64).save(pictures / f"neuroglancer-{show.name}.png", optimize=True)
     return agree
 
@@ -154,7 +105,7 @@ async def show_all(folder: Path, store: Path, uuid: str, pictures: Path | None) 
 
 
 def make_store(folder: Path) -> tuple[Path, str]:
-    """A store with the micrographs of mount-examples, twice: as usual, and in blocks of JPEG; and its version."""
+    """A store with the micrographs of mount-examples, twice: as usual, and in blocks of JPEG; their segmentation; and its version."""
     store = folder / "store"
     live.dvidfs("init", store)
     with live.Server(store, log=folder / "server.log") as server:
@@ -165,6 +116,7 @@ def make_store(folder: Path) -> tuple[Path, str]:
     for name in ("grayscale", "em"):
         words = ("--repo", "medulla", "--instance", name, "--voxel-size", "10,10,10", "--quiet")
         live.dvidfs("import", store, DATA, *words)
+    make_segmentation(store)
     return store, uuid
 
 
@@ -182,6 +134,7 @@ def main() -> int:
         store, uuid = make_store(Path(name))
         if args.only != "imagej":
             agree += asyncio.run(show_all(Path(name), store, uuid, pictures))
+            agree += asyncio.run(show_segments(Path(name), store, uuid, pictures))
         if args.only != "neuroglancer":
             agree += look_at(Path(name))
     print(f"\n{sum(agree)} passed, {len(agree) - sum(agree)} failed")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import live
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "script" / "demo"
-EXAMPLES = {path.name[0]: path for path in sorted((ROOT / "mount-examples").glob("[0-9]-*"))}
+EXAMPLES = {path.name.split("-")[0]: path for path in (ROOT / "mount-examples").glob("[0-9]*-*")}
 
 pytestmark = pytest.mark.skipif(bool(live.why_no_mounts()), reason=live.why_no_mounts())
 
@@ -122,7 +126,7 @@ def test_archive(told: Told):
 
 
 def test_every_example_is_tested():
-    assert list(EXAMPLES) == list("123456789")
+    assert sorted(map(int, EXAMPLES)) == list(range(1, 12))
 
 
 def test_tools(told: Told):
@@ -131,3 +135,35 @@ def test_tools(told: Told):
     assert "OTHER VOXELS" not in shown
     assert "scales/2 is (16, 63, 63)" in shown
     assert "first voxel at" in shown
+
+
+def test_the_segmentation_is_imported_and_put_together(told: Told):
+    assert "imported supervoxels.nii.gz" in told.text
+    assert "792 supervoxels are in the bodies of" in told.text
+    done = live.dvidfs("mappings", told.folder / "store", "medulla:raw", "segmentation")
+    assert len(done.stdout.splitlines()) == 1 + 752
+
+
+def test_mask(told: Told):
+    assert "body 84: 273,213 voxels of 64 supervoxels, in 8 blocks" in told.of("10")
+    done = subprocess.run(
+        [sys.executable, "-m", "dvidfs", "key", "get", told.folder / "store", "medulla:master", "notes", "body-84.png"],
+        capture_output=True,
+        check=True,
+    )
+    with Image.open(io.BytesIO(done.stdout)) as picture:
+        colours = np.asarray(picture).astype(int)
+    red = colours[..., 0] > colours[..., 1]
+    assert np.ptp(colours[~red], axis=1).max() == 0
+    assert 0.02 < red.mean() < 0.5
+
+
+def test_proofread(told: Told):
+    shown = told.of("11")
+    assert re.search(r"^40\n(.*\n)*39\n", shown, re.MULTILINE)
+    assert f'"voxels": {273213 + 180187},' in shown
+    assert "Only in tags/raw/segmentation/bodies: 164" in shown
+    differing = re.findall(r"^Files tags/raw/segmentation/bodies/(\d+)/(\S+) and .* differ$", shown, re.MULTILINE)
+    assert {body for body, _ in differing} == {"84"}
+    assert {"info.json", "mask.nii", "sparsevol.rles", "supervoxels.csv"} <= {name for _, name in differing}
+    assert shown.rstrip().endswith("84 changed")

@@ -22,7 +22,7 @@ from dvidfs.types.labelmap.columns import ABSENT, Column, Pairs, pairs
 
 BOOK = 77
 KEYS = (0, 1, 2, 3, 4, 5, 1000, 2**32, 2**63, 2**64 - 2, 2**64 - 1)
-MODEST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MODEST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 Values = dict[int, int]
 
 
@@ -227,6 +227,13 @@ def test_a_version_costs_what_it_changes(engine: Engine):
             line.append(store.versions.child(line[-1]))
             new = pairs(np.array([number], np.uint64), 5)
             store.versions.write(line[-1], lambda view, new=new: columns.append(view, BOOK, 100, new))
+        both = [store.versions.child(line[-1]) for _ in range(2)]
+        for number, version in enumerate(both):
+            new = pairs(np.array([number + 100], np.uint64), 5)
+            store.versions.write(version, lambda view, new=new: columns.append(view, BOOK, 200, new))
+        line += [*both, store.versions.merge(*both)[0]]
+        store.versions.write(line[-1], lambda view, new=new: columns.append(view, BOOK, 300, new))
+        assert columns.held_bytes(engine.store) <= 16 * (many + 1000), "a write made a second base"
         columns._known.clear()  # as a process that has just begun
         gc.collect()
         tracemalloc.start()

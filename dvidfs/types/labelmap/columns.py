@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from typing import NamedTuple
@@ -245,12 +245,8 @@ def _uncommitted(versions: _Versions, view: ReadView, book: int, held: _Held | N
                 read(known, book)
         held = versions.find(view)
     if held is None:  # history was rewritten by this very write, or the version is new
-        return _all(view, book)
+        return _load(versions, view, book)
     return held.column.over(_since(view, book, held.mutation))
-
-
-def _all(view: ReadView, book: int) -> Column:
-    return Column(united([row.data for row in ledger.rows(view, book, 0)]))
 
 
 def _own(view: ReadView, book: int, version: int) -> int:
@@ -264,26 +260,34 @@ def _since(view: ReadView, book: int, mutation: int) -> Pairs:
 
 
 def _load(versions: _Versions, view: ReadView, book: int) -> Column:
-    rows = ledger.rows(view, book, 0)
-    near = None if view.lineage.merges else _nearest(versions, view, rows)
-    if near is not None:
-        version, held = near
-        return held.column.over(united([row.data for row in rows if row.version > version]))
-    return _against(versions.base(view.graph.history), united([row.data for row in rows]))
+    near = _nearest(versions, view, book)
+    if near is None:
+        rows = ledger.rows(view, book, 0)
+        return _against(versions.base(view.graph.history), united([row.data for row in rows]))
+    ancestor, held = near
+    rows = ledger.rows(view, book, 0, after=(_first_unseen(ancestor, view), 0))
+    return held.column.over(united([row.data for row in rows]))
 
 
-def _nearest(versions: _Versions, view: ReadView, rows: Iterable[ledger.Row]) -> tuple[int, _Held] | None:
+def _nearest(versions: _Versions, view: ReadView, book: int) -> tuple[ReadView, _Held] | None:
     """The nearest ancestor that is held, and up to date."""
-    latest: dict[int, int] = {}
-    for row in rows:
-        latest.setdefault(row.version, row.mutation)
+    nodes = view.graph.repos[view.node.repo].nodes
     version = view.lineage.next_older(view.version)
     while version > 0:
         held = versions.held.get(version)
-        if held is not None and held.history == view.graph.history and held.mutation == latest.get(version, 0):
-            return version, held
+        if held is not None and held.history == view.graph.history:
+            ancestor = ReadView(view.txn, nodes[version], view.instance)
+            if held.mutation == _own(ancestor, book, version):
+                return ancestor, held
         version = view.lineage.next_older(version)
     return None
+
+
+def _first_unseen(ancestor: ReadView, view: ReadView) -> int:
+    """The oldest version that a view sees and its ancestor does not: of a key that was said nothing of since, the ancestor knows
+    all. (What was said since may be older than what the ancestor knows, if it was on another side of a merge.)"""
+    known, seen = (np.frombuffer(at.lineage.mask, np.uint8) for at in (ancestor, view))
+    return int(np.argmax(seen > np.pad(known, (0, len(seen) - len(known)))))
 
 
 def append(view: WriteView, book: int, mutation: int, changed: Pairs) -> None:

@@ -32,6 +32,8 @@ MOST_INDICES = 50_000
 MOST_LISTED = 10_000_000
 PIECE = 1 << 17
 """Labels or entries that a list sends at a time."""
+LIGHT = 1 << 20
+"""Voxels of a supervoxel whose index is put together faster than it is handed to a thread."""
 MANY = 1000
 """Rows of an index from which on its message is kept until the body changes."""
 
@@ -84,6 +86,15 @@ def get_index(view: ReadView, label: str, metadata: bool, mutid: str | None) -> 
         return _text(_encoded(view, number), OCTETS)
     key = ("message", view.instance.id, view.version, number, ledger.stamp(view, Book.BODY, number), view.stamp())
     return _text(bodies.HELD.get(view, key, lambda: _encoded(view, number)), OCTETS)
+
+
+def is_light(view: ReadView, label: str, mutid: str | None, **_: Any) -> bool:
+    """Whether the body is one supervoxel that was never changed, and not a large one."""
+    try:
+        number = parse_label(label)
+    except BadRequest:
+        return False
+    return mutid is None and bodies.size(view, number) < LIGHT and ledger.stamp(view, Book.BODY, number) is None
 
 
 def _metadata(size: int, last: bodies.LastChange) -> Content:

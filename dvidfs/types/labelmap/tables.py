@@ -309,6 +309,7 @@ INDEX_ROWS = (
         type=OCTETS,
         throttled=True,
         detail="Protobuf LabelIndex.",
+        light=lists.is_light,
         example="index/23",
     ),
     Endpoint(
