@@ -17,7 +17,7 @@ import neuroglancer
 import nibabel
 import numpy as np
 from numpy.typing import NDArray
-from pages import SIZE, likeness, opened, requests_in, served
+from pages import likeness, opened, requests_in, served
 from PIL import Image
 
 DATA = Path(__file__).resolve().parent.parent / "mount-examples" / "data" / "segmentation"
@@ -106,6 +106,11 @@ def _tell(good: bool, name: str, what: str, log: Path, said: str) -> bool:
     return good
 
 
+def _asked_for(log: Path, parts: list[str]) -> bool:
+    text = log.read_text()
+    return all(part in text for part in parts)
+
+
 async def _slice(name: str, source: str, found: NDArray, log: Path, pictures: Path | None) -> bool:
     """Two bodies of a slice, each in its colour."""
     async with opened(str(open_viewer(source, layout="xy"))) as shown:
@@ -144,7 +149,7 @@ async def _meshes(name: str, source: str, found: NDArray, log: Path, pictures: P
         page = await shown.picture()
     coloured = (page[..., :2].max(axis=2) > page[..., 2] + 40).astype(float)
     alike = likeness(coloured, np.isin(found, (RED, GREEN)).any(axis=0).astype(float))
-    asked = all(part in log.read_text() for part in MESHES[name])
+    asked = _asked_for(log, MESHES[name])
     if pictures and alike > ALIKE:
         Image.fromarray(page).quantize(64).save(pictures / f"meshes-{name}.png", optimize=True)
     what = f"outline of meshes, correlation {alike:.3f}"

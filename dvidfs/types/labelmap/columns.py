@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import pairwise
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -89,9 +90,12 @@ def _over(newer: Pairs, older: Pairs) -> Pairs:
 
 def united(rows: Sequence[bytes]) -> Pairs:
     """All rows, newest first, as one."""
-    parts = [_parse(row) for row in rows]
+    parts = [part for part in map(_parse, rows) if len(part)]
     if len(parts) < 2:
         return parts[0] if parts else NO_PAIRS
+    in_order = sorted(parts, key=lambda part: int(part.keys[0]))
+    if all(a.keys[-1] < b.keys[0] for a, b in pairwise(in_order)):  # as a long list comes in: nothing to sort
+        return Pairs(*map(np.concatenate, zip(*in_order, strict=True)))
     keys, values = (np.concatenate(which) for which in zip(*parts, strict=True))
     found, first = np.unique(keys, return_index=True)  # the first is the newest
     return Pairs(found, values[first])
