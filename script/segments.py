@@ -32,6 +32,7 @@ SOURCES = {
     "dvid": "dvid://http://{at}/{uuid}/" + NAME,
     "precomputed": "precomputed://http://{at}/api/node/{uuid}/" + NAME + "/precomputed",
 }
+SHOWN_IN_DOCS = "dvid"
 MESHES = {
     "dvid": [f"{NAME}_meshes/key/{body}.ngmesh" for body in (RED, GREEN)],
     "precomputed": [f"precomputed/mesh/{body}:0" for body in (RED, GREEN)],
@@ -57,7 +58,7 @@ def bodies() -> NDArray[np.int64]:
 
 
 def open_viewer(source: str, *, layout: str, chosen: tuple[int, ...] = (RED, GREEN)) -> neuroglancer.Viewer:
-    """A viewer of the bodies in the middle of the excerpt, a pixel a voxel; those that are not chosen are faint."""
+    """A viewer of the bodies in the middle of the excerpt, a pixel a voxel; it is served as long as somebody holds it."""
     viewer = neuroglancer.Viewer(allow_credentials=True)
     with viewer.txn() as state:
         state.dimensions = neuroglancer.CoordinateSpace(names=["x", "y", "z"], units="nm", scales=[10, 10, 10])
@@ -90,11 +91,12 @@ async def show_segments(folder: Path, store: Path, uuid: str, pictures: Path | N
     found = bodies()
     agree = []
     for name, source in SOURCES.items():
+        kept = pictures if name == SHOWN_IN_DOCS else None
         with served(store, folder) as (at, log):
             told = source.format(at=at, uuid=uuid)
-            agree.append(await _slice(name, told, found, log, pictures))
+            agree.append(await _slice(name, told, found, log, kept))
             agree.append(await _picked(name, told, found, log))
-            agree.append(await _meshes(name, told, found, log, pictures))
+            agree.append(await _meshes(name, told, found, log, kept))
     return agree
 
 
@@ -113,7 +115,8 @@ def _asked_for(log: Path, parts: list[str]) -> bool:
 
 async def _slice(name: str, source: str, found: NDArray, log: Path, pictures: Path | None) -> bool:
     """Two bodies of a slice, each in its colour."""
-    async with opened(str(open_viewer(source, layout="xy"))) as shown:
+    viewer = open_viewer(source, layout="xy")
+    async with opened(str(viewer)) as shown:
         page = await shown.picture()
     wanted = (found[SLICE] == RED).astype(float) - (found[SLICE] == GREEN)
     alike = likeness(redness(page), wanted)
@@ -145,7 +148,8 @@ async def _picked(name: str, source: str, found: NDArray, log: Path) -> bool:
 
 async def _meshes(name: str, source: str, found: NDArray, log: Path, pictures: Path | None) -> bool:
     """The outline of both bodies, seen along z."""
-    async with opened(str(open_viewer(source, layout="3d"))) as shown:
+    viewer = open_viewer(source, layout="3d")
+    async with opened(str(viewer)) as shown:
         page = await shown.picture()
     coloured = (page[..., :2].max(axis=2) > page[..., 2] + 40).astype(float)
     alike = likeness(coloured, np.isin(found, (RED, GREEN)).any(axis=0).astype(float))
